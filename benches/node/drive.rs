@@ -1,0 +1,447 @@
+//! The load generator: one thread, a closed loop, the same code for every server that is measured.
+//!
+//! A connection sends `depth` requests in one write and sends the next ones when all are answered. Every
+//! answer of a run has the same length, which `probe` has learnt; the first bytes of each are compared, so
+//! a refusal, a miss or a shifted stream ends the run with an error.
+
+use mio::{Events, Interest, Poll, Token};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http,
+    Resp,
+    Memcached,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Get,
+    Set,
+}
+
+/// What to ask, of whom, and how hard.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) address: Address,
+    pub(crate) protocol: Protocol,
+    pub(crate) operation: Operation,
+    /// Keys are drawn uniformly from the first `keys` ones, unless `each` says otherwise.
+    pub(crate) keys: u64,
+    /// Every key of the range once, in order, and then the end: for loading.
+    pub(crate) each: Option<Range<u64>>,
+    pub(crate) key_bytes: usize,
+    /// Lengths of values to set; drawn uniformly.
+    pub(crate) value_bytes: Range<usize>,
+    pub(crate) connections: usize,
+    pub(crate) depth: usize,
+    pub(crate) warm_up: Duration,
+    pub(crate) window: Duration,
+    /// CPU time of all threads of this process is read at both ends of the window.
+    pub(crate) pid: u32,
+    /// A listing of everything is read meanwhile, slowly, on a connection of its own.
+    pub(crate) slow_listing: bool,
+}
+
+/// Bytes that the slow reader takes every `SLOW_EVERY`: 16 MB/s.
+const SLOW_BYTES: usize = 16 * 1024;
+const SLOW_EVERY: Duration = Duration::from_millis(1);
+
+/// What a window showed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) requests: u64,
+    pub(crate) seconds: f64,
+    pub(crate) server_cpu_ns: u64,
+    pub(crate) client_cpu_ns: u64,
+    pub(crate) p999_ns: u64,
+    /// What the slow reader got.
+    pub(crate) listed_bytes: u64,
+}
+
+impl Outcome {
+    pub(crate) fn cpu_ns_per_request(&self) -> f64 {
+        self.server_cpu_ns as f64 / self.requests as f64
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.requests as f64 / self.seconds
+    }
+}
+
+/// SplitMix64: a fast full-period generator. Every run starts from the same seed.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform below `bound`, by multiplication.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+/// The key numbered `n`: 16 hexadecimal digits, then `k` up to the length.
+fn put_key(n: u64, length: usize, out: &mut Vec<u8>) {
+    let mixed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let from = out.len();
+    out.extend((0..16).rev().map(|digit| b"0123456789abcdef"[((mixed >> (digit * 4)) & 15) as usize]));
+    out.resize(from + length, b'k');
+}
+
+impl Plan {
+    fn put_request(&self, n: u64, value_bytes: usize, out: &mut Vec<u8>) {
+        use Operation::{Get, Set};
+        const VALUE: [u8; 512] = [b'v'; 512];
+        let (key, value) = (self.key_bytes, &VALUE[..value_bytes]);
+        match (self.protocol, self.operation) {
+            (Protocol::Http, Get) => {
+                out.extend_from_slice(b"GET /get?k=");
+                put_key(n, key, out);
+                out.extend_from_slice(b" HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            }
+            (Protocol::Http, Set) => {
+                out.extend_from_slice(b"GET /set?k=");
+                put_key(n, key, out);
+                out.extend_from_slice(b"&v=");
+                out.extend_from_slice(value);
+                out.extend_from_slice(b" HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            }
+            (Protocol::Resp, Get) => {
+                let _ = write!(out, "*2\r\n$3\r\nGET\r\n${key}\r\n");
+                put_key(n, key, out);
+                out.extend_from_slice(b"\r\n");
+            }
+            (Protocol::Resp, Set) => {
+                let _ = write!(out, "*3\r\n$3\r\nSET\r\n${key}\r\n");
+                put_key(n, key, out);
+                let _ = write!(out, "\r\n${value_bytes}\r\n");
+                out.extend_from_slice(value);
+                out.extend_from_slice(b"\r\n");
+            }
+            (Protocol::Memcached, Get) => {
+                out.extend_from_slice(b"get ");
+                put_key(n, key, out);
+                out.extend_from_slice(b"\r\n");
+            }
+            (Protocol::Memcached, Set) => {
+                out.extend_from_slice(b"set ");
+                put_key(n, key, out);
+                let _ = write!(out, " 0 0 {value_bytes}\r\n");
+                out.extend_from_slice(value);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    /// How long a request is, if all are as long.
+    pub(crate) fn request_bytes(&self) -> usize {
+        let mut request = Vec::new();
+        self.put_request(0, self.value_bytes.start, &mut request);
+        request.len()
+    }
+
+    /// Asks once and returns the whole answer, which must be a success.
+    pub(crate) fn probe(&self) -> io::Result<Vec<u8>> {
+        let mut stream = connect(&self.address)?;
+        let mut request = Vec::new();
+        let first = self.each.as_ref().map_or(0, |each| each.start);
+        self.put_request(first, self.value_bytes.start, &mut request);
+        stream.write_all(&request)?;
+        let mut answer = Vec::new();
+        let mut chunk = [0; 4096];
+        while !self.is_whole(&answer) {
+            match stream.read(&mut chunk)? {
+                0 => return Err(other(format!("closed after {:?}", String::from_utf8_lossy(&answer)))),
+                bytes => answer.extend_from_slice(&chunk[..bytes]),
+            }
+        }
+        let success: &[u8] = match (self.protocol, self.operation) {
+            (Protocol::Http, _) => b"HTTP/1.1 200",
+            (Protocol::Resp, Operation::Get) => b"$",
+            (Protocol::Resp, Operation::Set) => b"+OK",
+            (Protocol::Memcached, Operation::Get) => b"VALUE ",
+            (Protocol::Memcached, Operation::Set) => b"STORED",
+        };
+        let missing = answer.starts_with(b"$-1");
+        if !answer.starts_with(success) || missing {
+            return Err(other(format!("refused: {:?}", String::from_utf8_lossy(&answer))));
+        }
+        Ok(answer)
+    }
+
+    fn is_whole(&self, answer: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(answer);
+        match (self.protocol, self.operation) {
+            (Protocol::Http, _) => text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                length.and_then(|length| length.parse().ok()) == Some(body.len())
+            }),
+            (Protocol::Resp, Operation::Get) => text.matches("\r\n").count() == 2 || text == "$-1\r\n",
+            (Protocol::Memcached, Operation::Get) => text.ends_with("END\r\n"),
+            _ => text.ends_with("\r\n"),
+        }
+    }
+}
+
+/// A transport, blocking or not.
+pub(crate) trait Duplex: Read + Write + Send {}
+impl<T: Read + Write + Send> Duplex for T {}
+
+pub(crate) fn connect(address: &Address) -> io::Result<Box<dyn Duplex>> {
+    Ok(match address {
+        Address::Tcp(address) => {
+            let stream = std::net::TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            Box::new(stream)
+        }
+        Address::Unix(path) => Box::new(std::os::unix::net::UnixStream::connect(path)?),
+    })
+}
+
+struct Connection {
+    stream: Box<dyn Duplex>,
+    /// What of the batch has not been written: only if the socket was full.
+    unsent: Vec<u8>,
+    inflight: usize,
+    /// Bytes of the batch's answers so far.
+    got: usize,
+    sent_ns: u64,
+}
+
+/// The state of a run, beside its connections.
+struct Run<'p> {
+    plan: &'p Plan,
+    answer: Vec<u8>,
+    random: Random,
+    next: u64,
+    began: Instant,
+    done: u64,
+    latencies: hdrhistogram::Histogram<u64>,
+}
+
+/// Runs the plan until its window or its range ends.
+///
+/// # Errors
+/// The first connection that fails and the first answer that is not as expected end the run.
+pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
+    let answer = plan.probe()?;
+    let mut poll = Poll::new()?;
+    let mut connections = Vec::new();
+    for index in 0..plan.connections {
+        connections.push(Connection {
+            stream: open(&plan.address, &poll, Token(index))?,
+            unsent: Vec::new(),
+            inflight: 0,
+            got: 0,
+            sent_ns: 0,
+        });
+    }
+    let mut listing = match (&plan.address, plan.slow_listing) {
+        (Address::Tcp(address), true) => Some(slow_listing(*address)?),
+        _ => None,
+    };
+    let latencies = hdrhistogram::Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(other)?;
+    let next = plan.each.as_ref().map_or(0, |each| each.start);
+    let began = Instant::now();
+    let mut run = Run { plan, answer, random: Random(1), next, began, done: 0, latencies };
+    for connection in &mut connections {
+        run.send(connection)?;
+    }
+    let mut outcome = Outcome::default();
+    let mut window: Option<(Instant, u64, u64, u64)> = None;
+    let mut slow_at = Instant::now();
+    let mut events = Events::with_capacity(1024);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let wait = Duration::from_millis(if listing.is_some() { 1 } else { 10_000 });
+        match poll.poll(&mut events, Some(wait)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        if events.is_empty() && listing.is_none() {
+            return Err(other("no answer for ten seconds"));
+        }
+        for event in &events {
+            let connection = &mut connections[event.token().0];
+            if !connection.unsent.is_empty() && event.is_writable() {
+                run.write(connection)?;
+            }
+            if event.is_readable() {
+                run.receive(connection, &mut buffer)?;
+            }
+        }
+        if let Some(stream) = listing.as_mut().filter(|_| slow_at.elapsed() >= SLOW_EVERY) {
+            slow_at = Instant::now();
+            match stream.read(&mut buffer[..SLOW_BYTES]) {
+                Ok(0) => listing = None,
+                Ok(bytes) => outcome.listed_bytes += bytes as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if plan.each.is_some() {
+            if connections.iter().all(|connection| connection.inflight == 0) {
+                outcome.requests = run.done;
+                outcome.seconds = began.elapsed().as_secs_f64();
+                return Ok(outcome);
+            }
+            continue;
+        }
+        match window {
+            None if began.elapsed() >= plan.warm_up => {
+                run.latencies.clear();
+                outcome.listed_bytes = 0;
+                window = Some((Instant::now(), run.done, cpu_ns_of(plan.pid), own_cpu_ns()));
+            }
+            Some((from, done, server_cpu, client_cpu)) if from.elapsed() >= plan.window => {
+                outcome.server_cpu_ns = cpu_ns_of(plan.pid) - server_cpu;
+                outcome.client_cpu_ns = own_cpu_ns() - client_cpu;
+                outcome.seconds = from.elapsed().as_secs_f64();
+                outcome.requests = run.done - done;
+                outcome.p999_ns = run.latencies.value_at_quantile(0.999);
+                if outcome.requests == 0 {
+                    return Err(other("no request was answered in the window"));
+                }
+                return Ok(outcome);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Sends the next batch, if there is one.
+    fn send(&mut self, connection: &mut Connection) -> io::Result<()> {
+        connection.got = 0;
+        connection.inflight = self.plan.depth;
+        if let Some(each) = &self.plan.each {
+            connection.inflight = ((each.end - self.next) as usize).min(self.plan.depth);
+        }
+        let lengths = &self.plan.value_bytes;
+        for _ in 0..connection.inflight {
+            let n = match self.plan.each {
+                Some(_) => self.next,
+                None => self.random.below(self.plan.keys),
+            };
+            self.next += 1;
+            let value = match lengths.len() {
+                0 | 1 => lengths.start,
+                several => lengths.start + self.random.below(several as u64) as usize,
+            };
+            self.plan.put_request(n, value, &mut connection.unsent);
+        }
+        connection.sent_ns = self.began.elapsed().as_nanos() as u64;
+        self.write(connection)
+    }
+
+    fn write(&self, connection: &mut Connection) -> io::Result<()> {
+        while !connection.unsent.is_empty() {
+            match connection.stream.write(&connection.unsent) {
+                Ok(sent) if sent == connection.unsent.len() => connection.unsent.clear(),
+                Ok(sent) => drop(connection.unsent.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, connection: &mut Connection, buffer: &mut [u8]) -> io::Result<()> {
+        let bytes = match connection.stream.read(buffer) {
+            Ok(0) => return Err(other("the server closed a connection")),
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let length = self.answer.len();
+        // Where the first answer that begins in this buffer begins.
+        let mut at = (length - connection.got % length) % length;
+        while at < bytes {
+            let compared = (bytes - at).min(6).min(length);
+            if buffer[at..at + compared] != self.answer[..compared] {
+                let end = bytes.min(at + 80);
+                return Err(other(format!("unexpected: {:?}", String::from_utf8_lossy(&buffer[at..end]))));
+            }
+            at += length;
+        }
+        connection.got += bytes;
+        if connection.got > connection.inflight * length {
+            return Err(other("more answers than requests"));
+        }
+        if connection.got == connection.inflight * length {
+            self.done += connection.inflight as u64;
+            let took = self.began.elapsed().as_nanos() as u64 - connection.sent_ns;
+            self.latencies.saturating_record(took);
+            self.send(connection)?;
+        }
+        Ok(())
+    }
+}
+
+fn open(address: &Address, poll: &Poll, token: Token) -> io::Result<Box<dyn Duplex>> {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    Ok(match address {
+        Address::Tcp(address) => {
+            let stream = std::net::TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let mut stream = mio::net::TcpStream::from_std(stream);
+            poll.registry().register(&mut stream, token, interest)?;
+            Box::new(stream)
+        }
+        Address::Unix(path) => {
+            let stream = std::os::unix::net::UnixStream::connect(path)?;
+            stream.set_nonblocking(true)?;
+            let mut stream = mio::net::UnixStream::from_std(stream);
+            poll.registry().register(&mut stream, token, interest)?;
+            Box::new(stream)
+        }
+    })
+}
+
+/// Asks for everything with a small receive buffer, so that the server soon waits for the reader.
+fn slow_listing(address: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_recv_buffer_size(64 * 1024)?;
+    socket.connect(&address.into())?;
+    let mut stream: std::net::TcpStream = socket.into();
+    stream.write_all(b"GET /getAll HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+pub(crate) fn other(reason: impl ToString) -> io::Error {
+    io::Error::other(reason.to_string())
+}
+
+/// Nanoseconds that all living threads of a process have run.
+pub(crate) fn cpu_ns_of(pid: u32) -> u64 {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    tasks.flatten().map(|task| run_ns(&task.path().join("schedstat"))).sum()
+}
+
+fn own_cpu_ns() -> u64 {
+    run_ns(std::path::Path::new("/proc/thread-self/schedstat"))
+}
+
+fn run_ns(path: &std::path::Path) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split(' ').next().and_then(|run| run.parse().ok()).unwrap_or(0)
+}

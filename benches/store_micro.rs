@@ -1,0 +1,202 @@
+//! The store by itself: bytes an entry, memory after churn, growth pauses, lookups alone and in batches.
+//!
+//! `cargo bench --bench store_micro` prints the table; `-- --tiny` does it with small numbers in a second.
+//! Times are CPU time of the thread; absolute values are this machine's.
+
+use meshkv::base::clock::HybridClock;
+use meshkv::base::version::Hlc;
+use meshkv::store::{Marks, MemoryStore, NewRecord, Stamp, Storage, StoreConfig};
+use std::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn key(n: u64, length: usize) -> Vec<u8> {
+    let mut key = format!("{:016x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).into_bytes();
+    key.resize(length, b'k');
+    key
+}
+
+fn set(store: &MemoryStore, clock: &HybridClock, key: &[u8], value: &[u8]) {
+    let record = NewRecord { key, value, marks: Marks::KEY_CLEAN.with(Marks::VALUE_CLEAN), expires_at_ms: 0 };
+    store.set(store.hash(key), record, Stamp::Local(clock), NOW_MS).expect("fits");
+}
+
+fn filled(entries: u64, key_bytes: usize, value_bytes: usize) -> (MemoryStore, HybridClock) {
+    let store = MemoryStore::new(StoreConfig::default()).expect("a power of two");
+    let clock = HybridClock::new();
+    let value = vec![b'v'; value_bytes];
+    for n in 0..entries {
+        set(&store, &clock, &key(n, key_bytes), &value);
+    }
+    (store, clock)
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * 4096
+}
+
+fn cpu_ns() -> u64 {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    schedstat.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
+}
+
+fn row(name: &str, measured: String, target: &str, met: bool) {
+    println!("{name:<52} {measured:>26}   {target:<16} {}", if met { "met" } else { "MISSED" });
+}
+
+fn main() {
+    let tiny = std::env::args().any(|argument| argument == "--tiny");
+    let million: u64 = if tiny { 10_000 } else { 1_000_000 };
+    println!("{:<52} {:>26}   {:<16} verdict", "store", "measured", "target");
+
+    if std::env::args().any(|argument| argument == "--lookups") {
+        return lookups(10 * million);
+    }
+    for (key_bytes, value_bytes, target) in [(16, 32, 76.0), (24, 128, 182.0)] {
+        let mut all = Vec::new();
+        for millions in [1, 2, 3, 5, 7, 10, 14, 20] {
+            let entries = millions * million;
+            let before = resident_bytes();
+            let (store, _) = filled(entries, key_bytes, value_bytes);
+            let each = store.usage(NOW_MS).memory_bytes as f64 / entries as f64;
+            let resident = resident_bytes().saturating_sub(before) as f64 / entries as f64;
+            let name = format!("bytes an entry, {key_bytes}+{value_bytes}, {entries} entries");
+            row(
+                &name,
+                format!("{each:.1} ({resident:.1} resident)"),
+                &format!("<= {target}"),
+                each <= target,
+            );
+            all.push(each);
+        }
+        let ratio = all.iter().copied().fold(0.0, f64::max) / all.iter().copied().fold(f64::MAX, f64::min);
+        row("  highest / lowest", format!("{ratio:.3}"), "<= 1.10", ratio <= 1.10);
+    }
+
+    churn(2 * million);
+    pauses(10 * million);
+    lookups(10 * million);
+}
+
+/// Resident memory against live data after values have changed size, and after they have shrunk.
+fn churn(entries: u64) {
+    let before = resident_bytes();
+    let (store, clock) = filled(entries, 16, 32);
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let live = |lengths: &[u8]| -> u64 {
+        lengths.iter().map(|&value| (12 + 16 + u64::from(value)).next_multiple_of(8) + 64 / 9).sum()
+    };
+    let mut lengths = vec![32u8; entries as usize];
+    let value = [b'w'; 256];
+    for _ in 0..4 * entries {
+        let n = random() % entries;
+        lengths[n as usize] = (random() % 128) as u8;
+        set(&store, &clock, &key(n, 16), &value[..usize::from(lengths[n as usize])]);
+    }
+    let settle = || {
+        let begun = Instant::now();
+        while begun.elapsed().as_millis() < 300 {
+            store.maintain(NOW_MS + begun.elapsed().as_millis() as u64 * 1000, Hlc::ZERO, 4096);
+        }
+    };
+    settle();
+    let lengths_bytes = lengths.len() as u64;
+    let ratio = |lengths: &[u8]| {
+        resident_bytes().saturating_sub(before + lengths_bytes) as f64 / live(lengths) as f64
+    };
+    let churned = ratio(&lengths);
+    row("resident / live after value sizes churn", format!("{churned:.3}"), "<= 1.25", churned <= 1.25);
+    for n in 0..entries {
+        lengths[n as usize] = 8;
+        set(&store, &clock, &key(n, 16), &value[..8]);
+    }
+    settle();
+    let shrunk = ratio(&lengths);
+    row("resident / live after shrinking", format!("{shrunk:.3}"), "<= 1.4", shrunk <= 1.4);
+}
+
+/// How long single inserts take while the table grows.
+fn pauses(entries: u64) {
+    let store = MemoryStore::new(StoreConfig::default()).expect("a power of two");
+    let clock = HybridClock::new();
+    let mut histogram = hdrhistogram::Histogram::<u64>::new(3).expect("digits");
+    let mut worst_cpu = 0;
+    let mut before_cpu = cpu_ns();
+    let mut in_batch = 0u64;
+    for n in 0..entries {
+        let key = key(n, 16);
+        let begun = Instant::now();
+        set(&store, &clock, &key, &[b'v'; 32]);
+        let took = begun.elapsed().as_nanos() as u64;
+        in_batch += 1;
+        // The wall clock also counts what others do to this core; the thread's own time, read only when an
+        // insert looks long, tells which.
+        if took > 50_000 {
+            let cpu = cpu_ns();
+            let ordinary = in_batch * 300;
+            worst_cpu = worst_cpu.max((cpu - before_cpu).saturating_sub(ordinary).min(took));
+            before_cpu = cpu;
+            in_batch = 0;
+        } else if in_batch == 64 {
+            before_cpu = cpu_ns();
+            in_batch = 0;
+        }
+        histogram.record(took.max(1)).expect("in range");
+    }
+    let p999 = histogram.value_at_quantile(0.999) as f64 / 1000.0;
+    row("growth pause an insert, p99.9", format!("{p999:.1} us"), "<= 20 us", p999 <= 20.0);
+    let max = worst_cpu.max(histogram.max().min(50_000)) as f64 / 1000.0;
+    let wall = histogram.max() as f64 / 1000.0;
+    let shown = format!("{max:.0} us ({wall:.0} us wall)");
+    row("growth pause an insert, longest, CPU time", shown, "<= 200 us", max <= 200.0);
+}
+
+/// Lookups of random keys, one by one and in batches whose misses overlap; overwrites likewise.
+fn lookups(entries: u64) {
+    let (store, clock) = filled(entries, 16, 32);
+    let count = entries.min(4_000_000);
+    let keys: Vec<Vec<u8>> = (0..count).map(|n| key(n.wrapping_mul(2_654_435_761) % entries, 16)).collect();
+    let time = |work: &mut dyn FnMut()| {
+        let begun = cpu_ns();
+        work();
+        (cpu_ns() - begun) as f64 / count as f64
+    };
+    let mut found = 0;
+    let single = time(&mut || {
+        for key in &keys {
+            found += store.get(store.hash(key), key, NOW_MS, |record| record.value.len()).unwrap_or(0);
+        }
+    });
+    let batched = time(&mut || {
+        for batch in keys.chunks(16) {
+            let mut hashes = [Default::default(); 16];
+            for (hash, key) in hashes.iter_mut().zip(batch) {
+                *hash = store.hash(key);
+            }
+            let hashes = &hashes[..batch.len()];
+            store.prefetch_index(hashes);
+            store.prefetch_records(hashes);
+            for (hash, key) in hashes.iter().zip(batch) {
+                found += store.get(*hash, key, NOW_MS, |record| record.value.len()).unwrap_or(0);
+            }
+        }
+    });
+    assert_eq!(found as u64, 2 * 32 * count);
+    let overwrite = time(&mut || {
+        for key in &keys {
+            set(&store, &clock, key, &[b'w'; 32]);
+        }
+    });
+    row("lookup, one by one", format!("{single:.0} ns"), "<= 300 ns", single <= 300.0);
+    row("lookup, in batches of 16", format!("{batched:.0} ns"), "<= 150 ns", batched <= 150.0);
+    row("overwrite, one by one", format!("{overwrite:.0} ns"), "<= 450 ns", overwrite <= 450.0);
+}

@@ -1,0 +1,20 @@
+//! A head is complete, incomplete or refused; what is complete lies within the input and the limits.
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use meshkv::http::head::{HeadError, parse};
+use meshkv::limits::{HEADER_BYTES_MAX, REQUEST_LINE_BYTES_MAX};
+
+fuzz_target!(|input: &[u8]| {
+    match parse(input) {
+        Ok(head) => {
+            assert!(head.bytes <= input.len());
+            // One byte less is not complete: the head ends where it says.
+            assert_eq!(parse(&input[..head.bytes - 1]), Err(HeadError::Incomplete));
+            assert_eq!(parse(&input[..head.bytes]), Ok(head));
+        }
+        Err(HeadError::Incomplete) => {
+            assert!(input.len() <= 2 * HEADER_BYTES_MAX + REQUEST_LINE_BYTES_MAX + 4);
+        }
+        Err(HeadError::Refused(_)) => {}
+    }
+});

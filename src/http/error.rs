@@ -1,0 +1,242 @@
+//! The error answers: one code each, with its status and, where the code alone does not say it, a
+//! sentence for people. All are client errors unless the status is 5xx; none of them changed data,
+//! except `NOT_ENOUGH_ACKS`, which is written elsewhere because it carries numbers.
+
+/// Every fixed error answer of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ErrorCode {
+    MissingKeyParam,
+    EmptyKey,
+    MaximumKeyLengthReached,
+    MissingValueParam,
+    MaximumValueLengthReached,
+    DuplicateKey,
+    DuplicateValue,
+    DuplicateOption,
+    KeyEncoding,
+    ValueEncoding,
+    OptionEncoding,
+    BadTtl,
+    BadAcks,
+    BadLimit,
+    BadCursor,
+    BadFormat,
+    BadNodes,
+    MissingRecord,
+    MethodNotAllowed,
+    MethodNotAllowedWrite,
+    CrossSite,
+    UriTooLong,
+    HeadersTooLarge,
+    BodyTooLarge,
+    BadRequest,
+    MissingHost,
+    HeadTimeout,
+    Warming,
+    Leaving,
+    OutOfMemory,
+    TooManyConnections,
+    HandlerFailed,
+}
+
+impl ErrorCode {
+    /// All codes, in the order of their numbers.
+    pub const ALL: [ErrorCode; 32] = {
+        use ErrorCode::*;
+        [
+            MissingKeyParam,
+            EmptyKey,
+            MaximumKeyLengthReached,
+            MissingValueParam,
+            MaximumValueLengthReached,
+            DuplicateKey,
+            DuplicateValue,
+            DuplicateOption,
+            KeyEncoding,
+            ValueEncoding,
+            OptionEncoding,
+            BadTtl,
+            BadAcks,
+            BadLimit,
+            BadCursor,
+            BadFormat,
+            BadNodes,
+            MissingRecord,
+            MethodNotAllowed,
+            MethodNotAllowedWrite,
+            CrossSite,
+            UriTooLong,
+            HeadersTooLarge,
+            BodyTooLarge,
+            BadRequest,
+            MissingHost,
+            HeadTimeout,
+            Warming,
+            Leaving,
+            OutOfMemory,
+            TooManyConnections,
+            HandlerFailed,
+        ]
+    };
+
+    /// HTTP status, `error` code, and the sentence for people (empty: none).
+    #[must_use]
+    pub const fn parts(self) -> (Status, &'static str, &'static str) {
+        use ErrorCode::*;
+        match self {
+            MissingKeyParam => (Status::BadRequest, "MISSING_KEY_PARAM", ""),
+            EmptyKey => (Status::BadRequest, "EMPTY_KEY", ""),
+            MaximumKeyLengthReached => (Status::BadRequest, "MAXIMUM_KEY_LENGTH_REACHED", ""),
+            MissingValueParam => (Status::BadRequest, "MISSING_VALUE_PARAM", ""),
+            MaximumValueLengthReached => (Status::BadRequest, "MAXIMUM_VALUE_LENGTH_REACHED", ""),
+            DuplicateKey => (Status::BadRequest, "DUPLICATE_PARAM", "k is given twice"),
+            DuplicateValue => (Status::BadRequest, "DUPLICATE_PARAM", "v is given twice"),
+            DuplicateOption => (Status::BadRequest, "DUPLICATE_PARAM", "an option is given twice"),
+            KeyEncoding => (Status::BadRequest, "INVALID_ENCODING", "k is not UTF-8"),
+            ValueEncoding => (Status::BadRequest, "INVALID_ENCODING", "v is not UTF-8"),
+            OptionEncoding => (Status::BadRequest, "INVALID_ENCODING", "an option is not UTF-8"),
+            BadTtl => (
+                Status::BadRequest,
+                "INVALID_PARAM",
+                "ttl: seconds, whole or decimal, more than 0, at most 10 years",
+            ),
+            BadAcks => {
+                (Status::BadRequest, "INVALID_PARAM", "w: local, quorum, all, or a number from 1 to 1000")
+            }
+            BadLimit => (Status::BadRequest, "INVALID_PARAM", "limit: a whole number from 1 to 1000000000"),
+            BadCursor => (
+                Status::BadRequest,
+                "INVALID_PARAM",
+                "cursor: the X-Next-Cursor of an earlier page of this node, as it was",
+            ),
+            BadFormat => (Status::BadRequest, "INVALID_PARAM", "format: json or ndjson"),
+            BadNodes => (Status::BadRequest, "INVALID_PARAM", "nodes: host:port, separated by |"),
+            MissingRecord => (Status::NotFound, "MISSING_RECORD", ""),
+            MethodNotAllowed => (Status::MethodNotAllowed, "METHOD_NOT_ALLOWED", ""),
+            MethodNotAllowedWrite => (Status::MethodNotAllowed, "METHOD_NOT_ALLOWED", ""),
+            CrossSite => (
+                Status::Forbidden,
+                "CROSS_SITE_REQUEST",
+                "a browser sent this for another site; allow that site with --cors-origin",
+            ),
+            UriTooLong => (Status::UriTooLong, "URI_TOO_LONG", ""),
+            HeadersTooLarge => (Status::HeadersTooLarge, "HEADERS_TOO_LARGE", ""),
+            BodyTooLarge => (Status::BodyTooLarge, "BODY_TOO_LARGE", ""),
+            BadRequest => (Status::BadRequest, "BAD_REQUEST", ""),
+            MissingHost => (Status::BadRequest, "BAD_REQUEST", "HTTP/1.1 needs exactly one Host"),
+            HeadTimeout => (Status::RequestTimeout, "REQUEST_TIMEOUT", "the request took too long to arrive"),
+            Warming => (Status::Unavailable, "WARMING", ""),
+            Leaving => (Status::Unavailable, "LEAVING", ""),
+            OutOfMemory => (Status::InsufficientStorage, "OUT_OF_MEMORY", ""),
+            TooManyConnections => (Status::Unavailable, "TOO_MANY_CONNECTIONS", ""),
+            HandlerFailed => (Status::Internal, "HANDLER_FAILED", "a route of the embedding program failed"),
+        }
+    }
+
+    #[must_use]
+    pub const fn status(self) -> Status {
+        self.parts().0
+    }
+
+    /// Header lines that belong to this error, each with its line break.
+    #[must_use]
+    pub const fn headers(self) -> &'static str {
+        match self {
+            ErrorCode::MethodNotAllowed => "Allow: GET, HEAD, OPTIONS\r\n",
+            ErrorCode::MethodNotAllowedWrite => "Allow: GET, OPTIONS\r\n",
+            ErrorCode::Warming | ErrorCode::Leaving | ErrorCode::TooManyConnections => "Retry-After: 1\r\n",
+            _ => "",
+        }
+    }
+}
+
+/// The statuses that a node answers with. The number indexes the counters of `/metrics`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    Ok,
+    NoContent,
+    BadRequest,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    BodyTooLarge,
+    UriTooLong,
+    HeadersTooLarge,
+    Internal,
+    Unavailable,
+    InsufficientStorage,
+    /// A status that a route of an embedding program chose.
+    Other,
+}
+
+impl Status {
+    pub const COUNT: usize = 14;
+
+    /// The status line's number and words.
+    #[must_use]
+    pub const fn line(self) -> &'static str {
+        match self {
+            Status::Ok => "200 OK",
+            Status::NoContent => "204 No Content",
+            Status::BadRequest => "400 Bad Request",
+            Status::Forbidden => "403 Forbidden",
+            Status::NotFound => "404 Not Found",
+            Status::MethodNotAllowed => "405 Method Not Allowed",
+            Status::RequestTimeout => "408 Request Timeout",
+            Status::BodyTooLarge => "413 Content Too Large",
+            Status::UriTooLong => "414 URI Too Long",
+            Status::HeadersTooLarge => "431 Request Header Fields Too Large",
+            Status::Internal => "500 Internal Server Error",
+            Status::Unavailable => "503 Service Unavailable",
+            Status::InsufficientStorage => "507 Insufficient Storage",
+            Status::Other => "000 Other",
+        }
+    }
+
+    /// The number, as the `status` label of `/metrics`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Status::Other => "other",
+            named => named.line().split_at(3).0,
+        }
+    }
+
+    pub const ALL: [Status; Status::COUNT] = {
+        use Status::*;
+        [
+            Ok,
+            NoContent,
+            BadRequest,
+            Forbidden,
+            NotFound,
+            MethodNotAllowed,
+            RequestTimeout,
+            BodyTooLarge,
+            UriTooLong,
+            HeadersTooLarge,
+            Internal,
+            Unavailable,
+            InsufficientStorage,
+            Other,
+        ]
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_in_the_order_of_their_numbers() {
+        for (number, code) in ErrorCode::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, number);
+        }
+        for (number, status) in Status::ALL.into_iter().enumerate() {
+            assert_eq!(status as usize, number);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! A connection's side of HTTP as a state machine: which bytes are a request, which are a body to drop,
+//! when the connection is over. Bytes in, [`Event`]s out; whoever drives it owns the buffers.
+
+use super::error::ErrorCode;
+use super::head::{self, Body, Head, HeadError};
+use crate::limits::BODY_BYTES_MAX;
+use memchr::memchr;
+
+/// What the next bytes of a connection turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'i> {
+    /// A request, to be answered in its turn.
+    Request(Head<'i>),
+    /// Answer with this, read no further, close.
+    Refuse(ErrorCode),
+    /// Nothing more can be done until more bytes have come.
+    NeedMore,
+}
+
+/// What the next byte of a connection belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// A request head, or nothing yet.
+    #[default]
+    Head,
+    /// A body of known length, this much of it still to come.
+    Length(u64),
+    /// A chunked body.
+    Chunk(Chunk),
+    /// The last request was read; whatever follows is ignored.
+    Over,
+}
+
+/// What the next byte of a chunked body belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// The size of a chunk: its value so far and whether a digit was seen.
+    Size { size: u64, digits: bool },
+    /// An extension, up to the end of the size line.
+    Extension { size: u64 },
+    /// The data, this much of it still to come.
+    Data { left: u64 },
+    /// The line break behind the data.
+    DataEnd,
+    /// A line of the trailer; empty so far or not.
+    Trailer { empty: bool },
+}
+
+/// One connection's state. Small: idle connections hold nothing else.
+#[derive(Debug, Default)]
+pub struct Session {
+    state: State,
+    /// Bytes of a chunked body read so far, framing included: bounded like any other body.
+    chunked_bytes: u32,
+    /// Bytes of an incomplete head already known to hold no line break worth looking at.
+    scanned: u32,
+}
+
+impl Session {
+    #[must_use]
+    pub fn new() -> Session {
+        Session::default()
+    }
+
+    /// True between requests: nothing of a next one has been seen, if the driver holds no bytes either.
+    #[must_use]
+    pub fn between_requests(&self) -> bool {
+        self.state == State::Head && self.scanned == 0
+    }
+
+    /// True behind the last request of the connection.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    /// Reads no further: what the connection still sends is ignored.
+    pub fn end(&mut self) {
+        self.state = State::Over;
+    }
+
+    /// Takes the next event from `input[*at..]` and moves `at` behind what it consumed.
+    ///
+    /// After [`Event::NeedMore`] the driver keeps `input[*at..]` and calls again with those bytes first.
+    pub fn next<'i>(&mut self, input: &'i [u8], at: &mut usize) -> Event<'i> {
+        loop {
+            let rest = &input[*at..];
+            match self.state {
+                State::Head if rest.is_empty() => return Event::NeedMore,
+                State::Head => return self.head(rest, at),
+                State::Length(left) => {
+                    let taken = left.min(rest.len() as u64);
+                    *at += taken as usize;
+                    if taken < left {
+                        self.state = State::Length(left - taken);
+                        return Event::NeedMore;
+                    }
+                    self.become_head();
+                }
+                State::Chunk(chunk) => {
+                    let Some(&byte) = rest.first() else { return Event::NeedMore };
+                    let taken = match chunk {
+                        Chunk::Data { left } => left.min(rest.len() as u64) as usize,
+                        _ => 1,
+                    };
+                    *at += taken;
+                    self.chunked_bytes += taken as u32;
+                    match chunk.step(byte, taken) {
+                        Ok(Some(_)) if u64::from(self.chunked_bytes) > BODY_BYTES_MAX => {
+                            return self.refuse(ErrorCode::BodyTooLarge);
+                        }
+                        Ok(Some(next)) => self.state = State::Chunk(next),
+                        Ok(None) => self.become_head(),
+                        Err(code) => return self.refuse(code),
+                    }
+                }
+                State::Over => {
+                    *at = input.len();
+                    return Event::NeedMore;
+                }
+            }
+        }
+    }
+
+    fn head<'i>(&mut self, rest: &'i [u8], at: &mut usize) -> Event<'i> {
+        // A head that comes in many pieces is parsed again only when a line has ended since: bytes
+        // dripping in cost a search, not a parse each.
+        let scanned = self.scanned as usize;
+        if scanned != 0 && scanned <= rest.len() && memchr(b'\n', &rest[scanned..]).is_none() {
+            let limit = crate::limits::REQUEST_LINE_BYTES_MAX;
+            if rest.len() - scanned < limit && rest.len() < limit {
+                self.scanned = rest.len() as u32;
+                return Event::NeedMore;
+            }
+        }
+        match head::parse(rest) {
+            Ok(head) => {
+                self.scanned = 0;
+                *at += head.bytes;
+                match head.body {
+                    Body::None => {}
+                    Body::Length(left) => self.state = State::Length(left),
+                    Body::Chunked => {
+                        self.chunked_bytes = 0;
+                        self.state = State::Chunk(Chunk::Size { size: 0, digits: false });
+                    }
+                }
+                if !head.keep_alive && head.body == Body::None {
+                    self.end();
+                }
+                Event::Request(head)
+            }
+            Err(HeadError::Incomplete) => {
+                self.scanned = rest.len() as u32;
+                Event::NeedMore
+            }
+            Err(HeadError::Refused(code)) => self.refuse(code),
+        }
+    }
+
+    fn become_head(&mut self) {
+        self.state = State::Head;
+        self.scanned = 0;
+    }
+
+    fn refuse<'i>(&mut self, code: ErrorCode) -> Event<'i> {
+        self.end();
+        Event::Refuse(code)
+    }
+}
+
+impl Chunk {
+    /// The state behind `byte` (behind `taken` bytes for data); `None` behind the last byte of the body.
+    fn step(self, byte: u8, taken: usize) -> Result<Option<Chunk>, ErrorCode> {
+        let after_size =
+            |size| if size == 0 { Chunk::Trailer { empty: true } } else { Chunk::Data { left: size } };
+        Ok(Some(match (self, byte) {
+            (Chunk::Size { size, .. }, digit) if digit.is_ascii_hexdigit() => {
+                let value = char::from(digit).to_digit(16).map_or(0, u64::from);
+                let size = size << 4 | value;
+                if size > BODY_BYTES_MAX {
+                    return Err(ErrorCode::BodyTooLarge);
+                }
+                Chunk::Size { size, digits: true }
+            }
+            (Chunk::Size { digits: false, .. }, _) => return Err(ErrorCode::BadRequest),
+            (Chunk::Size { size, .. } | Chunk::Extension { size }, b'\n') => after_size(size),
+            (Chunk::Size { size, .. }, b'\r' | b';' | b' ' | b'\t') => Chunk::Extension { size },
+            (Chunk::Size { .. }, _) => return Err(ErrorCode::BadRequest),
+            (Chunk::Extension { size }, _) => Chunk::Extension { size },
+            (Chunk::Data { left }, _) => match left - taken as u64 {
+                0 => Chunk::DataEnd,
+                left => Chunk::Data { left },
+            },
+            (Chunk::DataEnd, b'\r') => Chunk::DataEnd,
+            (Chunk::DataEnd, b'\n') => Chunk::Size { size: 0, digits: false },
+            (Chunk::DataEnd, _) => return Err(ErrorCode::BadRequest),
+            (Chunk::Trailer { empty: true }, b'\n') => return Ok(None),
+            (Chunk::Trailer { empty: false }, b'\n') => Chunk::Trailer { empty: true },
+            (Chunk::Trailer { empty }, b'\r') => Chunk::Trailer { empty },
+            (Chunk::Trailer { .. }, _) => Chunk::Trailer { empty: false },
+        }))
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

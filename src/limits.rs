@@ -1,0 +1,76 @@
+//! Every bound of the node, in one place, with the relations between them checked when it is compiled.
+
+/// Characters of a key, by default (`--max-key-length`).
+pub const KEY_CHARS_DEFAULT: usize = 64;
+/// Characters of a value, by default (`--max-value-length`).
+pub const VALUE_CHARS_DEFAULT: usize = 256;
+/// The most that `--max-key-length` may ask for, in characters.
+pub const KEY_CHARS_MAX: usize = 1024;
+/// The most that `--max-value-length` may ask for, in characters.
+pub const VALUE_CHARS_MAX: usize = 4096;
+/// Bytes of UTF-8 that one character may take.
+pub const CHAR_BYTES_MAX: usize = 4;
+/// Bytes of a key that the store must hold.
+pub const KEY_BYTES_MAX: usize = KEY_CHARS_MAX * CHAR_BYTES_MAX;
+/// Bytes of a value that the store must hold.
+pub const VALUE_BYTES_MAX: usize = VALUE_CHARS_MAX * CHAR_BYTES_MAX;
+/// Longest `ttl`, in seconds: ten years of 365.25 days.
+pub const TTL_SECONDS_MAX: u64 = 315_576_000;
+
+/// Bytes of a request line, its line break excluded; longer: 414.
+pub const REQUEST_LINE_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of a request's header fields; longer: 431.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Header fields of a request; more: 431.
+pub const HEADER_FIELDS_MAX: usize = 64;
+/// Bytes of a request body, which is read and dropped; longer: 413.
+pub const BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes that one connection's read may bring in one turn. An incomplete head always fits.
+pub const READ_SLOT_BYTES: usize = 32 * 1024;
+/// Connections served in one turn of a worker.
+pub const TURN_CONNECTIONS_MAX: usize = 64;
+/// Requests of one connection served in one turn: what makes the turn fair.
+pub const TURN_REQUESTS_PER_CONNECTION_MAX: usize = 256;
+/// Bytes of answers that one worker keeps for clients that do not read: while any wait, their client is not
+/// read; a connection that would go past this sum is dropped.
+pub const OUTPUT_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A client that makes no progress on waiting output for this long is dropped, in milliseconds.
+pub const OUTPUT_STALL_MS: u64 = 30_000;
+/// An idle keep-alive connection is closed after this, in milliseconds.
+pub const IDLE_CONNECTION_MS: u64 = 75_000;
+/// A request head that takes longer than this to arrive is refused, in milliseconds.
+pub const HEAD_ARRIVAL_MS: u64 = 30_000;
+/// A connection that was closed by us is listened to this long, so that its last answer is not lost to a reset.
+pub const LINGER_MS: u64 = 2_000;
+/// While a node stops, connections that are idle get this long to hear of it, in milliseconds.
+pub const DRAIN_IDLE_MS: u64 = 500;
+/// Connections that a worker accepts before it serves those it has.
+pub const TURN_ACCEPTS_MAX: usize = 64;
+/// Entries that a worker's background work looks at in one turn.
+pub const MAINTENANCE_BUDGET: usize = 256;
+/// How long a stopping node drains, in milliseconds.
+pub const DRAIN_MS: u64 = 5_000;
+/// Records of a listing looked at before the worker turns to other connections.
+pub const LISTING_RECORDS_PER_TURN: usize = 256;
+/// A streamed piece of a listing ends when it is this long, in bytes.
+pub const LISTING_PIECE_BYTES: usize = 32 * 1024;
+/// A page of a listing ends early when it is this long, in bytes; its cursor goes on.
+pub const LISTING_PAGE_BYTES: usize = 1024 * 1024;
+/// Largest `limit` of a paged listing.
+pub const LISTING_LIMIT_MAX: u64 = 1_000_000_000;
+
+/// Stripes of the store (a power of two).
+pub const STRIPES_DEFAULT: usize = 1024;
+/// Distinct writers that the store's records may name at once.
+pub const WRITERS_MAX: usize = 256;
+/// Tombstones are kept at least this long, in milliseconds.
+pub const TOMBSTONE_KEEP_MS: u64 = 60_000;
+
+const _: () = assert!(STRIPES_DEFAULT.is_power_of_two());
+const _: () = assert!(REQUEST_LINE_BYTES_MAX + HEADER_BYTES_MAX + 1024 <= READ_SLOT_BYTES);
+const _: () = assert!(KEY_CHARS_DEFAULT <= KEY_CHARS_MAX && VALUE_CHARS_DEFAULT <= VALUE_CHARS_MAX);
+// Every byte of a greatest key and value may arrive percent-encoded (3 bytes for 1) and must fit the line
+// at the default limits.
+const _: () =
+    assert!((KEY_CHARS_DEFAULT + VALUE_CHARS_DEFAULT) * CHAR_BYTES_MAX * 3 + 64 <= REQUEST_LINE_BYTES_MAX);
+const _: () = assert!(WRITERS_MAX <= u8::MAX as usize + 1);

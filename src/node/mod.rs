@@ -1,0 +1,185 @@
+//! A node without its sockets: what the routes do, composed of the store and the HTTP state machine.
+//!
+//! [`Node`] is what the workers of a node share; each worker has an [`engine::Engine`], which turns a
+//! turn's bytes into answers. Time comes in with every turn; nothing here reads a clock or knows a socket,
+//! so the same code runs under a server and under a simulator.
+
+pub mod engine;
+pub mod extension;
+mod info;
+mod keys;
+pub mod listing;
+pub mod metrics;
+pub mod routes;
+pub mod view;
+
+use crate::base::clock::HybridClock;
+use crate::base::version::{Hlc, Incarnation};
+use crate::config::AckLevel;
+use crate::http::answer::{Answers, Framing, Persistence};
+use crate::http::error::ErrorCode;
+use crate::limits::TOMBSTONE_KEEP_MS;
+use crate::store::Storage;
+use extension::Extensions;
+use metrics::{ProcessFacts, WorkerMetrics};
+use parking_lot::{Mutex, RwLock};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use view::View;
+
+/// What a node is told about itself; the part of the configuration that the routes need.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name (`hostname` in `/status`).
+    pub name: String,
+    /// The HTTP port that clients use.
+    pub port: u16,
+    /// Characters of a key.
+    pub max_key_chars: usize,
+    /// Characters of a value.
+    pub max_value_chars: usize,
+    /// Acknowledgements that a write waits for unless it says otherwise.
+    pub acks: AckLevel,
+    /// `Access-Control-Allow-Origin`, if any.
+    pub cors_origin: Option<String>,
+    /// Worker threads.
+    pub workers: usize,
+    /// Connections open at once.
+    pub max_connections: usize,
+}
+
+/// Whether the node serves data, and if not, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Holds what the mesh holds; serves everything.
+    Ready,
+    /// Still loading: data routes answer 503.
+    Warming,
+    /// Going away: data routes answer 503, connections end behind their answers.
+    Leaving,
+}
+
+impl State {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Ready => "ok",
+            State::Warming => "warming",
+            State::Leaving => "leaving",
+        }
+    }
+}
+
+/// What all workers of a node share.
+pub struct Node<S> {
+    pub store: S,
+    pub clock: HybridClock,
+    pub settings: Settings,
+    pub incarnation: Incarnation,
+    pub extensions: Extensions,
+    pub(crate) answers: Answers,
+    pub(crate) started_mono_ns: AtomicU64,
+    state: AtomicU8,
+    view: RwLock<Arc<View>>,
+    workers: Mutex<Vec<Arc<WorkerMetrics>>>,
+    /// Asks the system about this process for `/metrics`; the simulator has none.
+    process: fn() -> ProcessFacts,
+}
+
+impl<S: Storage> Node<S> {
+    /// A node that is alone and ready.
+    pub fn new(
+        store: S,
+        settings: Settings,
+        incarnation: Incarnation,
+        extensions: Extensions,
+        process: fn() -> ProcessFacts,
+    ) -> Node<S> {
+        let answers = Answers::new(settings.cors_origin.as_deref());
+        let view = View::alone(&settings.name, incarnation);
+        Node {
+            store,
+            clock: HybridClock::new(),
+            settings,
+            incarnation,
+            extensions,
+            answers,
+            started_mono_ns: AtomicU64::new(0),
+            state: AtomicU8::new(State::Ready as u8),
+            view: RwLock::new(Arc::new(view)),
+            workers: Mutex::new(Vec::new()),
+            process,
+        }
+    }
+
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            0 => State::Ready,
+            1 => State::Warming,
+            _ => State::Leaving,
+        }
+    }
+
+    /// From the next turn of every worker on, answers are those of a node that goes away.
+    pub fn become_leaving(&self) {
+        self.state.store(State::Leaving as u8, Ordering::Release);
+    }
+
+    /// The members as last published.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
+    }
+
+    /// A worker's counters, which `/metrics` sums up with the others'.
+    pub fn register_worker(&self) -> Arc<WorkerMetrics> {
+        let metrics = Arc::new(WorkerMetrics::default());
+        self.workers.lock().push(Arc::clone(&metrics));
+        metrics
+    }
+
+    pub(crate) fn worker_metrics(&self) -> Vec<Arc<WorkerMetrics>> {
+        self.workers.lock().clone()
+    }
+
+    /// Client connections open now, over all workers.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.workers.lock().iter().map(|worker| worker.connections.get()).sum()
+    }
+
+    /// Removals at or below this stamp need no tombstone any more. Alone, only requests that are still
+    /// being served could care, and they are long over.
+    #[must_use]
+    pub fn floor(&self, wall_ms: u64) -> Hlc {
+        Hlc::from_millis(wall_ms.saturating_sub(TOMBSTONE_KEEP_MS))
+    }
+
+    /// A whole error answer that closes its connection, for refusals outside of a turn.
+    #[must_use]
+    pub fn refusal(&self, code: ErrorCode) -> Vec<u8> {
+        let mut out = Vec::new();
+        let framing = Framing { persistence: Persistence::Close, head_only: false };
+        self.answers.error(code, framing, &mut out);
+        out
+    }
+
+    /// How many nodes must hold a write at this level, this one included.
+    pub(crate) fn acks_needed(&self, level: AckLevel) -> u32 {
+        match level {
+            AckLevel::Local => 1,
+            AckLevel::Quorum => self.view().members.len() as u32 / 2 + 1,
+            AckLevel::All => self.view().members.len() as u32,
+            AckLevel::Count(count) => count,
+        }
+    }
+}
+
+/// What the routes may ask about the connection that a request came on.
+pub trait Connection {
+    /// The address that the client reached us at; `None` for UNIX sockets.
+    fn local_address(&self) -> Option<SocketAddr>;
+}

@@ -1,0 +1,289 @@
+//! A node on the network: listeners, worker threads, start and stop. Moves bytes, time and nothing else;
+//! what the bytes mean is decided in [`crate::node`].
+
+mod connection;
+mod listen;
+mod process;
+mod table;
+mod worker;
+
+use crate::base::clock::Now;
+use crate::base::version::Incarnation;
+use crate::config::{ConfigError, NodeConfig};
+use crate::node::extension::Extensions;
+use crate::node::{Node, Settings};
+use crate::store::{MemoryStore, Storage, StoreConfig};
+use parking_lot::Mutex;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Why a node could not start. Nothing is left behind.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration cannot work.
+    Config(ConfigError),
+    /// A listener could not be opened; `address` says which.
+    Listen { address: String, cause: std::io::Error },
+    /// Memory for the store could not be reserved.
+    Store(std::io::Error),
+    /// The system gave no event queue, randomness or thread.
+    System(std::io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(error) => error.fmt(f),
+            StartError::Listen { address, cause } => write!(f, "cannot listen on {address}: {cause}"),
+            StartError::Store(cause) => write!(f, "cannot reserve memory for the store: {cause}"),
+            StartError::System(cause) => write!(f, "the system refused what a node needs: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Why a node that had started ended without being asked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServeError {
+    /// A worker's event queue failed.
+    Poll(String),
+    /// A worker panicked: a bug of this program. The whole node stops rather than serve with a part missing.
+    WorkerPanicked,
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Poll(cause) => write!(f, "waiting for events failed: {cause}"),
+            ServeError::WorkerPanicked => f.write_str("a worker panicked; this is a bug in meshkv"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// Reads the machine's clocks; the only place that does.
+#[derive(Clone, Copy, Debug)]
+struct MachineClock {
+    start: Instant,
+}
+
+impl MachineClock {
+    fn now(self) -> Now {
+        // A wall clock before 1970 counts as 1970: stamps then come from the hybrid clock's counter.
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { wall_ms: wall.as_millis() as u64, mono_ns: self.mono_ns() }
+    }
+
+    fn mono_ns(self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+}
+
+/// What the threads of a server share beside the node.
+#[derive(Debug)]
+struct Control {
+    stopping: AtomicBool,
+    /// Client connections open, over all workers.
+    connections: AtomicUsize,
+    max_connections: usize,
+    failure: Mutex<Option<ServeError>>,
+    wakers: Mutex<Vec<mio::Waker>>,
+}
+
+impl Control {
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for waker in &*self.wakers.lock() {
+            // A worker that cannot be woken looks by itself within a tick.
+            let _ = waker.wake();
+        }
+    }
+
+    fn fail(&self, error: ServeError) {
+        self.failure.lock().get_or_insert(error);
+        self.stop();
+    }
+}
+
+/// A running node.
+///
+/// ```
+/// use meshkv::node::extension::{Extensions, Reply};
+/// use meshkv::server::Server;
+/// use std::io::{Read, Write};
+///
+/// let extensions = Extensions::new();
+/// let config = meshkv::config::NodeConfig { port: 0, workers: 1, ..Default::default() };
+/// let server = Server::start(config, extensions.clone())?;
+///
+/// // Routes can be added while it runs.
+/// extensions.route("/hello", |request| {
+///     let name = request.param("name").unwrap_or_else(|| "world".into());
+///     Reply::text(format!("hello {name}"))
+/// })?;
+///
+/// let mut client = std::net::TcpStream::connect(server.http_address())?;
+/// client.write_all(b"GET /hello?name=mesh HTTP/1.0\r\n\r\n")?;
+/// let mut answer = String::new();
+/// client.read_to_string(&mut answer)?;
+/// assert!(answer.ends_with("hello mesh"));
+///
+/// server.stop();
+/// server.wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server<S: Storage = MemoryStore> {
+    node: Arc<Node<S>>,
+    control: Arc<Control>,
+    address: SocketAddr,
+    unix: Option<PathBuf>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Server<MemoryStore> {
+    /// Starts a node with the store in memory; it listens when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    pub fn start(config: NodeConfig, extensions: Extensions) -> Result<Server, StartError> {
+        config.validate().map_err(StartError::Config)?;
+        let store = MemoryStore::new(StoreConfig {
+            stripes: config.stripes,
+            memory_limit_bytes: config.max_memory_bytes,
+            seed: None,
+        })
+        .map_err(StartError::Store)?;
+        Server::start_with(store, config, extensions)
+    }
+}
+
+impl<S: Storage> Server<S> {
+    /// Starts a node over a store of the caller's choice.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    pub fn start_with(store: S, config: NodeConfig, extensions: Extensions) -> Result<Server<S>, StartError> {
+        config.validate().map_err(StartError::Config)?;
+        let workers = config.workers.max(1);
+        let (address, tcp) = listen::tcp(SocketAddr::new(config.host, config.port), workers)?;
+        let unix = config.unix.as_deref().map(|path| listen::unix(path, workers)).transpose()?;
+        let mut unix: Vec<_> = unix.unwrap_or_default();
+        let clock = MachineClock { start: Instant::now() };
+        let settings = Settings {
+            name: config.name.clone(),
+            port: address.port(),
+            max_key_chars: config.max_key_chars,
+            max_value_chars: config.max_value_chars,
+            acks: config.acks,
+            cors_origin: config.cors_origin.clone(),
+            workers,
+            max_connections: config.max_connections,
+        };
+        let random = {
+            let state = ahash::RandomState::new();
+            u128::from(state.hash_one(0u8)) << 64 | u128::from(state.hash_one(1u8))
+        };
+        let incarnation = Incarnation::new(clock.now().wall_ms, random);
+        let node = Arc::new(Node::new(store, settings, incarnation, extensions, process::facts));
+        let control = Arc::new(Control {
+            stopping: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            max_connections: config.max_connections,
+            failure: Mutex::new(None),
+            wakers: Mutex::new(Vec::new()),
+        });
+        let mut server =
+            Server { node, control, address, unix: config.unix, threads: Mutex::new(Vec::new()) };
+        for (index, listener) in tcp.into_iter().enumerate() {
+            let started = worker::Worker::new(
+                index,
+                Arc::clone(&server.node),
+                Arc::clone(&server.control),
+                clock,
+                listener,
+                unix.pop(),
+            )
+            .and_then(|worker| {
+                let control = Arc::clone(&server.control);
+                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                    let run = std::panic::AssertUnwindSafe(|| worker.run());
+                    match std::panic::catch_unwind(run) {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => control.fail(ServeError::Poll(error.to_string())),
+                        Err(_) => control.fail(ServeError::WorkerPanicked),
+                    }
+                })
+            });
+            match started {
+                Ok(thread) => server.threads.get_mut().push(thread),
+                Err(error) => {
+                    server.stop();
+                    let _ = server.wait();
+                    return Err(StartError::System(error));
+                }
+            }
+        }
+        for observer in &server.node.extensions.snapshot().observers {
+            observer.server_connected(address);
+        }
+        Ok(server)
+    }
+
+    /// Where clients reach it; with port 0, the port that was chosen.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The node itself: its store, its state, its settings.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node<S>> {
+        &self.node
+    }
+
+    /// Begins the drain and returns at once: listeners close, answers in flight are finished, everything
+    /// ends within [`crate::limits::DRAIN_MS`].
+    pub fn stop(&self) {
+        self.node.become_leaving();
+        self.control.stop();
+    }
+
+    /// Returns when the node has ended.
+    ///
+    /// # Errors
+    /// [`ServeError`] if it was not asked to.
+    pub fn wait(&self) -> Result<(), ServeError> {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let last = !threads.is_empty();
+        for thread in threads {
+            // A worker's panic was caught and recorded inside its thread.
+            let _ = thread.join();
+        }
+        let failure = self.control.failure.lock().clone();
+        if last {
+            if let Some(path) = &self.unix {
+                let _ = std::fs::remove_file(path);
+            }
+            let text = failure.as_ref().map(ToString::to_string);
+            for observer in &self.node.extensions.snapshot().observers {
+                observer.server_disconnected(text.as_deref());
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl<S: Storage> Drop for Server<S> {
+    /// A server that goes out of scope stops and waits for its threads.
+    fn drop(&mut self) {
+        self.stop();
+        let _ = self.wait();
+    }
+}

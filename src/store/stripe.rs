@@ -1,0 +1,422 @@
+//! One stripe: an index and an arena that agree with each other, and the rules of versions.
+//!
+//! Everything happens under the stripe's lock, which its owner holds. Memory is asked for before anything
+//! is changed, so that a write that does not fit leaves no trace.
+
+use super::arena::{Arena, Entry, Place};
+use super::index::{Index, Slot};
+use super::writers::Writers;
+use super::{Applied, OutOfMemory, Stamp};
+use crate::base::version::{Hlc, Version, WriterIndex};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Entries that a write moves out of a chunk that is being emptied.
+const EVACUATE_PER_WRITE: usize = 8;
+/// Entries that a write may move when memory is short.
+const EVACUATE_WHEN_SHORT: usize = 2048;
+
+/// What all stripes of a store share.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) hasher: ahash::RandomState,
+    pub(super) writers: Writers,
+    /// Bytes held by the store.
+    pub(super) memory: AtomicU64,
+    pub(super) memory_limit: u64,
+}
+
+impl Common {
+    /// Whether a write may take this much. The last part of the limit is for emptying chunks, which takes
+    /// memory before it gives some back, and for workers that ask at the same moment.
+    fn fits(&self, bytes: u64) -> bool {
+        let limit = self.memory_limit - self.memory_limit / 64;
+        bytes == 0 || self.memory.load(Ordering::Relaxed) + bytes <= limit
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stripe {
+    index: Index,
+    arena: Arena,
+    /// The clear that this stripe has taken into account.
+    pub(super) clear: Version,
+    /// The store's count of clears as of then.
+    pub(super) clears_seen: u64,
+    /// Visible records, those that have expired unnoticed included.
+    pub(super) live: u64,
+    pub(super) tombstones: u64,
+    /// Records with an expiry.
+    pub(super) expiring: u64,
+    /// No entry is newer.
+    newest: Hlc,
+    accounted: u64,
+}
+
+/// What a sweep found out about an entry.
+enum Fate {
+    Stays,
+    Expired,
+    Forgotten,
+}
+
+impl Stripe {
+    pub(super) fn new() -> Stripe {
+        Stripe {
+            index: Index::default(),
+            arena: Arena::default(),
+            clear: Version { hlc: Hlc::ZERO, writer: WriterIndex(0) },
+            clears_seen: 0,
+            live: 0,
+            tombstones: 0,
+            expiring: 0,
+            newest: Hlc::ZERO,
+            accounted: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    #[inline]
+    pub(super) fn prefetch_entry(&self, hash: u64) {
+        self.index.candidates(hash, |place| self.arena.prefetch(Place(place)));
+    }
+
+    #[inline]
+    fn find(&self, hash: u64, key: &[u8]) -> Option<(Slot, Place)> {
+        let found = self.index.find(hash, |place| self.arena.key(Place(place)) == key);
+        found.map(|(slot, place)| (slot, Place(place)))
+    }
+
+    /// The entry of a key, visible or not.
+    #[inline]
+    pub(super) fn get(&self, hash: u64, key: &[u8]) -> Option<Entry<'_>> {
+        let (_, place) = self.index.find(hash, |place| self.arena.key(Place(place)) == key)?;
+        Some(self.arena.entry(Place(place)))
+    }
+
+    /// Takes a clear into account: what is not newer goes.
+    pub(super) fn catch_up(&mut self, clear: Version, common: &Common) {
+        if self.clear == clear || !common.writers.wins(clear, self.clear) {
+            return;
+        }
+        self.clear = clear;
+        let newest = Version { hlc: self.newest, writer: WriterIndex(0) };
+        if newest.hlc < clear.hlc {
+            // Nothing here is newer: no need to look at the entries.
+            self.reset();
+        } else {
+            for number in 0..self.index.buckets() {
+                self.sweep_bucket(number, common, |entry| match common.writers.wins(entry.version, clear) {
+                    true => Fate::Stays,
+                    false => Fate::Forgotten,
+                });
+            }
+            self.shrink(common);
+        }
+        self.account(common);
+    }
+
+    fn reset(&mut self) {
+        self.index = Index::default();
+        self.arena = Arena::default();
+        (self.live, self.tombstones, self.expiring) = (0, 0, 0);
+    }
+
+    /// Decides a write's version, or that it lost.
+    #[inline]
+    fn version(
+        &self,
+        old: Option<Version>,
+        stamp: Stamp<'_>,
+        common: &Common,
+        now_ms: u64,
+    ) -> Option<Version> {
+        match stamp {
+            Stamp::Local(clock) => {
+                let above = old.map_or(self.clear.hlc, |old| old.hlc.max(self.clear.hlc));
+                Some(Version { hlc: clock.stamp(now_ms, above), writer: common.writers.local() })
+            }
+            Stamp::Given(version) => {
+                let wins = common.writers.wins(version, self.clear)
+                    && old.is_none_or(|old| common.writers.wins(version, old));
+                wins.then_some(version)
+            }
+        }
+    }
+
+    /// Stores a record. The entry's version is filled in here.
+    #[inline]
+    pub(super) fn set(
+        &mut self,
+        hash: u64,
+        mut entry: Entry<'_>,
+        stamp: Stamp<'_>,
+        common: &Common,
+        now_ms: u64,
+    ) -> Result<Applied, OutOfMemory> {
+        let found = self.find(hash, entry.key);
+        let Some((slot, place)) = found else {
+            let Some(version) = self.version(None, stamp, common, now_ms) else {
+                return Ok(Applied::Superseded);
+            };
+            entry.version = version;
+            self.add(hash, &entry, common)?;
+            return Ok(Applied::Stored { version, replaced_live: false });
+        };
+        let old = self.arena.entry(place);
+        let Some(version) = self.version(Some(old.version), stamp, common, now_ms) else {
+            return Ok(Applied::Superseded);
+        };
+        entry.version = version;
+        let (replaced_live, was_tombstone) = (old.is_visible(now_ms), old.tombstone);
+        let was_expiring = old.expires_at_ms != 0;
+        if !self.arena.replace(place, &entry) {
+            self.make_room(self.arena.growth(entry.size()), common)?;
+            // Making room may have moved the old entry.
+            let (slot, place) = self.find(hash, entry.key).unwrap_or((slot, place));
+            let moved = self.arena.append(&entry);
+            self.index.relocate(slot, moved.0);
+            self.arena.kill(place);
+        }
+        self.newest = self.newest.max(version.hlc);
+        if was_tombstone {
+            self.tombstones -= 1;
+            self.live += 1;
+        }
+        self.expiring += u64::from(entry.expires_at_ms != 0);
+        self.expiring -= u64::from(was_expiring);
+        self.upkeep(common);
+        Ok(Applied::Stored { version, replaced_live })
+    }
+
+    /// Removes a key; see `Storage::rm`.
+    pub(super) fn rm(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        stamp: Stamp<'_>,
+        common: &Common,
+        now_ms: u64,
+    ) -> Result<Applied, OutOfMemory> {
+        let Some((_, place)) = self.find(hash, key) else {
+            if matches!(stamp, Stamp::Local(_)) {
+                return Ok(Applied::Missing);
+            }
+            let Some(version) = self.version(None, stamp, common, now_ms) else {
+                return Ok(Applied::Superseded);
+            };
+            let marks = super::Marks::default();
+            let tombstone = Entry { key, value: &[], version, expires_at_ms: 0, marks, tombstone: true };
+            self.add(hash, &tombstone, common)?;
+            return Ok(Applied::Stored { version, replaced_live: false });
+        };
+        let old = self.arena.entry(place);
+        let replaced_live = old.is_visible(now_ms);
+        if !replaced_live && matches!(stamp, Stamp::Local(_)) {
+            return Ok(Applied::Missing);
+        }
+        let Some(version) = self.version(Some(old.version), stamp, common, now_ms) else {
+            return Ok(Applied::Superseded);
+        };
+        let was_tombstone = old.tombstone;
+        self.bury(place, version, was_tombstone);
+        self.newest = self.newest.max(version.hlc);
+        self.upkeep(common);
+        Ok(Applied::Stored { version, replaced_live })
+    }
+
+    fn bury(&mut self, place: Place, version: Version, was_tombstone: bool) {
+        let expiring = self.arena.entry(place).expires_at_ms != 0;
+        self.arena.bury(place, version);
+        if !was_tombstone {
+            self.live -= 1;
+            self.tombstones += 1;
+            self.expiring -= u64::from(expiring);
+        }
+    }
+
+    /// Adds an entry for a key that has none.
+    fn add(&mut self, hash: u64, entry: &Entry<'_>, common: &Common) -> Result<(), OutOfMemory> {
+        self.make_room(self.arena.growth(entry.size()) + self.index.growth(), common)?;
+        let place = self.arena.append(entry);
+        self.index.insert(hash, place.0);
+        self.newest = self.newest.max(entry.version.hlc);
+        if entry.tombstone {
+            self.tombstones += 1;
+        } else {
+            self.live += 1;
+        }
+        self.expiring += u64::from(entry.expires_at_ms != 0);
+        if self.index.wants_split() && common.fits(self.index.split_growth()) {
+            let arena = &self.arena;
+            self.index.split(|place| common.hasher.hash_one(arena.key(Place(place))));
+        }
+        self.upkeep(common);
+        Ok(())
+    }
+
+    /// Makes sure that this many bytes fit, by emptying chunks if need be.
+    fn make_room(&mut self, bytes: u64, common: &Common) -> Result<(), OutOfMemory> {
+        if common.fits(bytes) {
+            return Ok(());
+        }
+        if self.arena.wants_evacuation() {
+            self.evacuate(EVACUATE_WHEN_SHORT, common);
+            self.account(common);
+        }
+        // What had to grow may have become part of what was moved; the caller asked for the most.
+        if common.fits(bytes) { Ok(()) } else { Err(OutOfMemory) }
+    }
+
+    fn evacuate(&mut self, entries_max: usize, common: &Common) -> bool {
+        let Stripe { index, arena, .. } = self;
+        arena.evacuate(entries_max, |key, from, to| {
+            let hash = common.hasher.hash_one(key);
+            if let Some((slot, _)) = index.find(hash, |place| place == from.0) {
+                index.relocate(slot, to.0);
+            }
+        })
+    }
+
+    /// What every write owes: a little tidying, and true figures.
+    #[inline]
+    fn upkeep(&mut self, common: &Common) {
+        if self.arena.wants_evacuation() {
+            self.evacuate(EVACUATE_PER_WRITE, common);
+        }
+        self.account(common);
+    }
+
+    fn account(&mut self, common: &Common) {
+        let accounted = self.arena.accounted() + self.index.accounted();
+        if accounted != self.accounted {
+            // Wraps where it shrank; the sum comes out right.
+            common.memory.fetch_add(accounted.wrapping_sub(self.accounted), Ordering::Relaxed);
+            self.accounted = accounted;
+        }
+    }
+
+    /// Bytes of memory held.
+    #[cfg(test)]
+    pub(super) fn accounted(&self) -> u64 {
+        self.accounted
+    }
+
+    /// Buckets to sweep.
+    pub(super) fn buckets(&self) -> u64 {
+        self.index.buckets()
+    }
+
+    /// Is there anything that a sweep could find?
+    pub(super) fn wants_sweep(&self) -> bool {
+        self.expiring > 0 || self.tombstones > 0
+    }
+
+    /// Looks for what has expired, or may be forgotten, in one bucket.
+    pub(super) fn sweep(&mut self, number: u64, now_ms: u64, floor: Hlc, common: &Common) {
+        self.sweep_bucket(number, common, |entry| {
+            match (entry.is_visible(now_ms), entry.version.hlc <= floor) {
+                (true, _) => Fate::Stays,
+                (false, true) => Fate::Forgotten,
+                (false, false) if entry.tombstone => Fate::Stays,
+                (false, false) => Fate::Expired,
+            }
+        });
+    }
+
+    fn sweep_bucket(&mut self, number: u64, common: &Common, fate: impl Fn(&Entry<'_>) -> Fate) {
+        let mut places = Vec::new();
+        self.index.chain(number, &mut places);
+        for place in places {
+            let entry = self.arena.entry(Place(place));
+            match fate(&entry) {
+                Fate::Stays => {}
+                Fate::Expired => {
+                    let (version, tombstone) = (entry.version, entry.tombstone);
+                    self.bury(Place(place), version, tombstone);
+                }
+                Fate::Forgotten => {
+                    if entry.tombstone {
+                        self.tombstones -= 1;
+                    } else {
+                        self.live -= 1;
+                        self.expiring -= u64::from(entry.expires_at_ms != 0);
+                    }
+                    let hash = common.hasher.hash_one(entry.key);
+                    if let Some((slot, _)) = self.index.find(hash, |held| held == place) {
+                        self.index.remove(hash, slot);
+                    }
+                    self.arena.kill(Place(place));
+                }
+            }
+        }
+    }
+
+    /// Moves up to `entries_max` entries out of chunks of which much is dead; true while there is more to do.
+    pub(super) fn compact(&mut self, entries_max: usize, common: &Common) -> bool {
+        if !self.arena.wants_evacuation() {
+            return false;
+        }
+        // Where only the active chunk holds dead entries there is nothing to move yet.
+        let more = self.evacuate(entries_max, common);
+        self.account(common);
+        more
+    }
+
+    /// Gives back what removals have left too large.
+    pub(super) fn shrink(&mut self, common: &Common) {
+        if self.live + self.tombstones == 0 && self.index.buckets() > 0 {
+            self.reset();
+        }
+        while self.index.wants_join() {
+            self.index.join();
+        }
+        self.account(common);
+    }
+
+    /// The entries of the bucket that covers a position of the reversed hash order, as (reversed hash,
+    /// place) in that order, and the last position that the bucket covers.
+    pub(super) fn covered(&self, position: u64, common: &Common, places: &mut Vec<(u64, u32)>) -> u64 {
+        places.clear();
+        if self.index.buckets() == 0 {
+            return u64::MAX;
+        }
+        let (number, last) = self.index.covering(position);
+        let mut found = Vec::with_capacity(32);
+        self.index.chain(number, &mut found);
+        for &place in &found {
+            self.arena.prefetch(Place(place));
+        }
+        places.extend(found.into_iter().map(|place| {
+            let hash = common.hasher.hash_one(self.arena.key(Place(place)));
+            (hash.reverse_bits(), place)
+        }));
+        places.sort_unstable();
+        last
+    }
+
+    pub(super) fn entry(&self, place: u32) -> Entry<'_> {
+        self.arena.entry(Place(place))
+    }
+
+    /// Recounts everything; for tests.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let mut places = Vec::new();
+        for number in 0..self.index.buckets() {
+            self.index.chain(number, &mut places);
+        }
+        let entries = || places.iter().map(|&place| self.arena.entry(Place(place)));
+        assert_eq!(places.len() as u64, self.index.len());
+        assert_eq!(self.live, entries().filter(|entry| !entry.tombstone).count() as u64);
+        assert_eq!(self.tombstones, entries().filter(|entry| entry.tombstone).count() as u64);
+        assert_eq!(self.expiring, entries().filter(|entry| entry.expires_at_ms != 0).count() as u64);
+        let bytes: usize = places.iter().map(|&place| self.arena.size_at(Place(place))).sum();
+        assert_eq!(self.arena.live_bytes(), bytes as u64);
+        assert_eq!(self.accounted, self.arena.accounted() + self.index.accounted());
+    }
+}

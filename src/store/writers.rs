@@ -1,0 +1,103 @@
+//! The table of writers: what an entry's one byte stands for.
+//!
+//! The writer matters only between two writes with the same hybrid time, and only as long as a second
+//! such write can still arrive: below the tombstone floor nothing can. An index may therefore be given to
+//! another incarnation once every record that carries it is at or below the floor. Until something needs
+//! more than [`WRITERS_MAX`] incarnations within one lifetime of the store, nothing is recycled: a full
+//! table answers `None`.
+
+use crate::base::version::{Incarnation, Version, WriterIndex};
+use crate::limits::WRITERS_MAX;
+use parking_lot::RwLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+#[derive(Debug)]
+pub(super) struct Writers {
+    /// The incarnations, by index. Index 0 is the writer of a node that has not said who it is.
+    table: RwLock<Vec<Incarnation>>,
+    local: AtomicU8,
+}
+
+impl Writers {
+    pub(super) fn new() -> Writers {
+        let mut table = Vec::with_capacity(WRITERS_MAX);
+        table.push(Incarnation(0));
+        Writers { table: RwLock::new(table), local: AtomicU8::new(0) }
+    }
+
+    pub(super) fn index(&self, incarnation: Incarnation) -> Option<WriterIndex> {
+        let found = |table: &[Incarnation]| {
+            table.iter().position(|&known| known == incarnation).map(|at| WriterIndex(at as u8))
+        };
+        if let Some(index) = found(&self.table.read()) {
+            return Some(index);
+        }
+        let mut table = self.table.write();
+        if let Some(index) = found(&table) {
+            return Some(index);
+        }
+        if table.len() == WRITERS_MAX {
+            return None;
+        }
+        table.push(incarnation);
+        Some(WriterIndex((table.len() - 1) as u8))
+    }
+
+    pub(super) fn incarnation(&self, index: WriterIndex) -> Option<Incarnation> {
+        self.table.read().get(usize::from(index.0)).copied()
+    }
+
+    pub(super) fn become_writer(&self, incarnation: Incarnation) -> Option<WriterIndex> {
+        let index = self.index(incarnation)?;
+        self.local.store(index.0, Ordering::Relaxed);
+        Some(index)
+    }
+
+    pub(super) fn local(&self) -> WriterIndex {
+        WriterIndex(self.local.load(Ordering::Relaxed))
+    }
+
+    /// Whether `a` wins over `b`. A version never wins over itself.
+    #[inline]
+    pub(super) fn wins(&self, a: Version, b: Version) -> bool {
+        if a.hlc != b.hlc || a.writer == b.writer {
+            return a.hlc > b.hlc;
+        }
+        self.incarnation(a.writer) > self.incarnation(b.writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::version::Hlc;
+
+    #[test]
+    fn an_incarnation_keeps_its_index_and_a_full_table_says_so() {
+        let writers = Writers::new();
+        let first = writers.index(Incarnation(7)).expect("room");
+        assert_eq!(writers.index(Incarnation(7)), Some(first));
+        for n in 100.. {
+            if writers.index(Incarnation(n)).is_none() {
+                assert_eq!(n, 100 + WRITERS_MAX as u128 - 2);
+                break;
+            }
+        }
+        assert_eq!(writers.incarnation(first), Some(Incarnation(7)));
+        assert_eq!(writers.become_writer(Incarnation(7)), Some(first));
+        assert_eq!(writers.local(), first);
+    }
+
+    #[test]
+    fn the_greater_time_wins_and_then_the_greater_incarnation() {
+        let writers = Writers::new();
+        // Registered in the opposite order, so that the index cannot be what decides.
+        let high = writers.index(Incarnation(9)).expect("room");
+        let low = writers.index(Incarnation(3)).expect("room");
+        let version = |hlc, writer| Version { hlc: Hlc(hlc), writer };
+        assert!(writers.wins(version(2, low), version(1, high)));
+        assert!(writers.wins(version(2, high), version(2, low)));
+        assert!(!writers.wins(version(2, low), version(2, high)));
+        assert!(!writers.wins(version(2, low), version(2, low)));
+    }
+}

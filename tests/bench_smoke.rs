@@ -1,0 +1,33 @@
+//! Runs every part of the benchmark with small numbers, so that it still works when somebody needs it. No
+//! figure is judged. Peers that are not installed are skipped, and said to be.
+
+#[path = "../benches/node/main.rs"]
+mod node;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    if std::env::args().any(|argument| argument == "--list") {
+        println!("bench_smoke: test");
+        return Ok(());
+    }
+    let rows = node::smoke()?;
+    for wanted in [
+        "GET unpipelined, 32 connections: CPU ÷ floor",
+        "GET 16 deep: CPU ÷ floor",
+        "SET unpipelined: CPU ÷ floor",
+        "SET 16 deep: CPU ÷ floor",
+        "one hot key",
+        "UNIX socket",
+        "idle connections: resident bytes each",
+        "p99.9 beside a slow /getAll",
+        "embedded without observers",
+        "bytes an entry, 16+32",
+        "bytes an entry, 24+128",
+        "after value sizes churn",
+        "after shrinking",
+        "two workers ÷ one",
+    ] {
+        assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");
+    }
+    println!("bench_smoke: {} rows", rows.len());
+    Ok(())
+}

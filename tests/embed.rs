@@ -1,0 +1,110 @@
+//! Goal: a program can embed a node, add routes while it runs, and see every request's start, outcome and
+//! end in that order. Method: a real node in this process, observed.
+
+mod support;
+
+use meshkv::config::NodeConfig;
+use meshkv::node::extension::{Extensions, Observer, Reply, RequestEvent};
+use meshkv::server::Server;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use support::Client;
+
+#[derive(Clone, Default)]
+struct Diary(Arc<Mutex<Vec<String>>>);
+
+impl Diary {
+    fn note(&self, line: String) {
+        self.0.lock().expect("whole").push(line);
+    }
+}
+
+impl Observer for Diary {
+    fn server_connected(&self, address: SocketAddr) {
+        self.note(format!("connected {}", address.ip()));
+    }
+
+    fn server_disconnected(&self, error: Option<&str>) {
+        self.note(format!("disconnected {error:?}"));
+    }
+
+    fn request_started(&self, request: RequestEvent<'_>) {
+        self.note(format!("start {} {}", request.serial, request.path));
+    }
+
+    fn request_completed(&self, request: RequestEvent<'_>, status: u16) {
+        self.note(format!("complete {} {} {status}", request.serial, request.path));
+    }
+
+    fn request_ended(&self, request: RequestEvent<'_>) {
+        self.note(format!("end {} {}", request.serial, request.path));
+    }
+}
+
+fn config() -> NodeConfig {
+    NodeConfig { port: 0, workers: 1, ..NodeConfig::default() }
+}
+
+#[test]
+fn observers_see_every_request_from_start_to_end() {
+    let (extensions, diary) = (Extensions::new(), Diary::default());
+    extensions.observe(diary.clone());
+    let server = Server::start(config(), extensions).expect("starts");
+    let mut client = Client::connect(&server.http_address().to_string());
+    client.send("GET /set?k=a&v=1 HTTP/1.1\r\nHost: x\r\n\r\nGET /get?k=b HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!((client.answer().status, client.answer().status), (200, 404));
+    assert_eq!(client.get("/getAll").status, 200);
+    server.stop();
+    server.wait().expect("clean");
+    let lines = diary.0.lock().expect("whole").clone();
+    assert_eq!(lines.first().map(String::as_str), Some("connected 127.0.0.1"));
+    assert_eq!(lines.last().map(String::as_str), Some("disconnected None"));
+    let position = |line: &str| {
+        let found: Vec<_> = lines.iter().enumerate().filter(|(_, l)| *l == line).map(|(at, _)| at).collect();
+        assert_eq!(found.len(), 1, "{line} once in {lines:#?}");
+        found[0]
+    };
+    for (serial, path, status) in [(0, "/set", 200), (1, "/get", 404), (2, "/getAll", 200)] {
+        let start = position(&format!("start {serial} {path}"));
+        let complete = position(&format!("complete {serial} {path} {status}"));
+        assert!(start < complete && complete < position(&format!("end {serial} {path}")), "{lines:#?}");
+    }
+}
+
+#[test]
+fn an_end_is_told_even_if_the_client_never_reads() {
+    let (extensions, diary) = (Extensions::new(), Diary::default());
+    let server = Server::start(config(), extensions.clone()).expect("starts");
+    let address = server.http_address().to_string();
+    let mut client = Client::connect(&address);
+    for n in 0..2000 {
+        client.get(&format!("/set?k=k{n}&v={}", "v".repeat(250)));
+    }
+    extensions.observe(diary.clone());
+    let mut greedy = Client::connect(&address);
+    greedy.send("GET /getAll HTTP/1.1\r\nHost: x\r\n\r\n".repeat(30));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(greedy);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let lines = diary.0.lock().expect("whole").clone();
+    let count = |word: &str| lines.iter().filter(|line| line.starts_with(word)).count();
+    assert!(count("start") > 0);
+    assert_eq!(count("start"), count("end"), "{lines:#?}");
+}
+
+#[test]
+fn routes_can_be_added_at_run_time_and_a_panic_is_an_answer() {
+    let extensions = Extensions::new();
+    let server = Server::start(config(), extensions.clone()).expect("starts");
+    let mut client = Client::connect(&server.http_address().to_string());
+    assert_eq!(client.get("/hello").status, 404);
+    extensions.route("/hello", |request| Reply::json(format!("{:?}", request.param("name")))).expect("free");
+    extensions.route("/teapot", |_| Reply::text("short").with_status(418)).expect("free");
+    extensions.route("/panic", |_| panic!("on purpose")).expect("free");
+    assert_eq!(client.get("/hello?name=a+b").body, "Some(\"a b\")");
+    let teapot = client.get("/teapot");
+    assert_eq!((teapot.status, teapot.body.as_str()), (418, "short"));
+    assert_eq!(client.get("/panic").status, 500);
+    assert_eq!(client.get("/hello").status, 200, "the worker lives on");
+    assert!(client.get("/").body.contains("\"/teapot\""));
+}

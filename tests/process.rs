@@ -1,0 +1,242 @@
+//! Goal: a node as a process among bad company: slow, silent and greedy clients, signals, no descriptors
+//! left. Method: real nodes, one a test.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::{Client, Node};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn sigterm_drains_and_exits_cleanly() {
+    let mut node = Node::start(&[]);
+    let mut idle = Client::connect(&node.address);
+    assert_eq!(idle.get("/set?k=a&v=1").status, 200);
+    node.signal("TERM");
+    std::thread::sleep(Duration::from_millis(150));
+    // A connection that was open hears of it; new ones are refused.
+    let answer = idle.get("/healthcheck");
+    assert_eq!((answer.status, answer.body.as_str()), (503, r#"{"status":"leaving"}"#));
+    assert_eq!(answer.header("Connection"), Some("close"));
+    assert!(std::net::TcpStream::connect(&node.address).is_err());
+    assert_eq!(node.wait(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_listing_under_way_is_finished_while_draining() {
+    let mut node = Node::start(&["--workers", "1"]);
+    let mut client = Client::connect(&node.address);
+    for n in 0..20_000 {
+        client.send(format!("GET /set?k=key{n}&v={} HTTP/1.1\r\nHost: x\r\n\r\n", "v".repeat(200)));
+        assert_eq!(client.answer().status, 200);
+    }
+    client.send("GET /getAll HTTP/1.1\r\nHost: x\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(200));
+    node.signal("TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    let all: Vec<serde_json::Value> = serde_json::from_str(&client.answer().body).expect("whole");
+    assert_eq!(all.len(), 20_000);
+    assert_eq!(node.wait(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut node = Node::start(&[]);
+    let mut client = Client::connect(&node.address);
+    // Half a request keeps the drain waiting.
+    client.send("GET /get?k=a HT");
+    std::thread::sleep(Duration::from_millis(100));
+    node.signal("INT");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(node.child.try_wait().expect("a child").is_none(), "still draining");
+    node.signal("TERM");
+    let begun = Instant::now();
+    assert_eq!(node.wait(SOON).code(), Some(143));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_taken_port_is_named_with_the_cause() {
+    let node = Node::start(&[]);
+    let port = node.address.rsplit(':').next().expect("a port");
+    let output = Command::new(env!("CARGO_BIN_EXE_meshkv")).args(["--port", port]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(&node.address) && error.contains("in use"), "{error}");
+}
+
+#[test]
+fn killed_nodes_leave_the_port_to_their_successors() {
+    let mut node = Node::start(&[]);
+    let mut client = Client::connect(&node.address);
+    assert_eq!(client.get("/set?k=a&v=1").status, 200);
+    node.child.kill().expect("killed");
+    node.wait(SOON);
+    let port = node.address.rsplit(':').next().expect("a port").to_owned();
+    let next = Node::start(&["--port", &port]);
+    assert_eq!(next.address, node.address);
+    assert_eq!(Client::connect(&next.address).get("/get?k=a").status, 404, "memory is gone with the process");
+}
+
+#[test]
+fn a_client_that_never_reads_costs_nobody_else_anything() {
+    let node = Node::start(&["--workers", "1"]);
+    let mut good = Client::connect(&node.address);
+    for n in 0..3000 {
+        good.get(&format!("/set?k=k{n}&v={}", "v".repeat(250)));
+    }
+    let mut greedy = Vec::new();
+    for _ in 0..20 {
+        let client = Client::connect(&node.address);
+        client.stream.set_nonblocking(true).expect("set");
+        let request = b"GET /getAll HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200);
+        let _ = (&client.stream).write(&request);
+        greedy.push(client);
+    }
+    let begun = Instant::now();
+    for n in 0..3000 {
+        assert_eq!(good.get(&format!("/get?k=k{n}")).status, 200);
+    }
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    let metrics = good.get("/metrics").body;
+    let resident =
+        metrics.lines().find(|line| line.starts_with("process_resident_memory_bytes")).expect("there");
+    let bytes: u64 = resident.rsplit(' ').next().expect("a value").parse().expect("a number");
+    assert!(bytes < 200 << 20, "{resident}");
+}
+
+#[test]
+fn thousands_of_idle_connections_are_kept() {
+    let mut limit = Command::new("bash");
+    limit.args(["-c", "ulimit -n \"$(ulimit -Hn)\"; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_meshkv")]);
+    let node = Node::start_command(limit, &["--workers", "2"]);
+    let soft = Command::new("bash").args(["-c", "ulimit -n"]).output().expect("runs").stdout;
+    let soft: usize = String::from_utf8_lossy(&soft).trim().parse().unwrap_or(1024);
+    let count = 10_000.min(soft.saturating_sub(200));
+    if count < 10_000 {
+        println!("the descriptor limit of the tests is {soft}: {count} connections instead of 10000");
+    }
+    let mut idle = Vec::new();
+    for _ in 0..count {
+        idle.push(Client::connect(&node.address));
+    }
+    let mut busy = Client::connect(&node.address);
+    for n in 0..200 {
+        assert_eq!(busy.get(&format!("/set?k=k{n}&v=1")).status, 200);
+    }
+    // Every fiftieth is still served.
+    for client in idle.iter_mut().step_by(50) {
+        assert_eq!(client.get("/is?k=k1").status, 200);
+    }
+    assert!(busy.get("/metrics").body.contains(&format!("meshkv_connections {}\n", count + 1)));
+}
+
+#[test]
+fn without_descriptors_the_node_goes_on_and_recovers() {
+    let mut limit = Command::new("bash");
+    limit.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_meshkv")]);
+    let node = Node::start_command(limit, &["--workers", "1"]);
+    let mut first = Client::connect(&node.address);
+    assert_eq!(first.get("/set?k=a&v=1").status, 200);
+    let crowd: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(&node.address)).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(first.get("/get?k=a").status, 200, "those who are in are served");
+    drop(crowd);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(Client::connect(&node.address).get("/get?k=a").status, 200, "and new ones again");
+}
+
+#[test]
+fn connections_over_the_limit_are_told() {
+    let node = Node::start(&["--workers", "1", "--max-connections", "3"]);
+    let mut inside: Vec<_> = (0..3).map(|_| Client::connect(&node.address)).collect();
+    for client in &mut inside {
+        assert_eq!(client.get("/healthcheck").status, 200);
+    }
+    let mut outside = Client::connect(&node.address);
+    assert_eq!(outside.answer().status, 503);
+    assert!(outside.is_closed());
+    inside.pop();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(Client::connect(&node.address).get("/healthcheck").status, 200);
+}
+
+#[test]
+fn the_unix_socket_serves_too_and_is_removed() {
+    let path = std::env::temp_dir().join(format!("meshkv-test-{}.sock", std::process::id()));
+    let mut node = Node::start(&["--unix", path.to_str().expect("UTF-8")]);
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("connects");
+    stream.write_all(b"GET /healthcheck HTTP/1.0\r\n\r\n").expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("read");
+    assert!(answer.ends_with(r#"{"status":"ok"}"#), "{answer}");
+    node.signal("TERM");
+    assert_eq!(node.wait(SOON).code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn garbage_of_every_kind_never_takes_the_node_down() {
+    let node = Node::start(&["--workers", "1"]);
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut state = seed | 1;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let request = b"GET /set?k=%41&v=b&ttl=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /getAll?limit=3 HTTP/1.1\r\nHost: x\r\n\r\n";
+    for _ in 0..500 {
+        let mut bytes = request.repeat(1 + random() as usize % 4);
+        for _ in 0..random() % 12 {
+            let at = random() as usize % bytes.len();
+            bytes[at] = random() as u8;
+        }
+        bytes.truncate(1 + random() as usize % bytes.len());
+        let mut client = Client::connect(&node.address);
+        let _ = client.stream.write_all(&bytes);
+        if random() % 2 == 0 {
+            let _ = client.stream.shutdown(std::net::Shutdown::Write);
+            let _ = client.stream.read_to_end(&mut Vec::new());
+        }
+    }
+    assert_eq!(Client::connect(&node.address).get("/healthcheck").status, 200);
+}
+
+#[test]
+fn healthcheck_check_and_usage_have_their_exit_codes() {
+    let node = Node::start(&[]);
+    let run = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshkv"));
+        for name in ["PORT", "HOSTNAME", "MESH_NETWORK_URL"] {
+            command.env_remove(name);
+        }
+        let output = command.args(arguments).envs(environment.iter().copied()).output().expect("runs");
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text)
+    };
+    let port = node.address.rsplit(':').next().expect("a port");
+    assert_eq!(run(&["healthcheck"], &[("PORT", port)]).0, Some(0));
+    assert_eq!(run(&["healthcheck", "--url", &format!("http://{}", node.address)], &[]).0, Some(0));
+    assert_eq!(run(&["healthcheck"], &[("PORT", "1")]).0, Some(1));
+    // Flag, then environment, then default.
+    let (code, text) = run(&["check"], &[("PORT", "7001")]);
+    assert!(code == Some(0) && text.contains("7001"), "{text}");
+    let (code, text) = run(&["check", "--port", "7002"], &[("PORT", "7001"), ("MESHKV_PORT", "7003")]);
+    assert!(code == Some(0) && text.contains("7002") && !text.contains("7001"), "{text}");
+    let (code, text) = run(&["check"], &[("PORT", "x")]);
+    assert!(code == Some(2) && text.contains("PORT"), "{text}");
+    let (code, text) = run(&["--prot", "1"], &[]);
+    assert!(code == Some(2) && text.contains("--port"), "{text}");
+    let (code, text) = run(&["check"], &[("MESHKV_SECRET", "short-and-secret")]);
+    assert!(code == Some(2) && !text.contains("short-and-secret"), "{text}");
+    assert!(run(&["completions", "bash"], &[]).1.contains("meshkv"));
+    assert!(run(&["man"], &[]).1.contains(".TH"));
+    assert!(run(&["-V"], &[]).1.starts_with("meshkv 0."));
+}
