@@ -8,8 +8,9 @@
 //! Budget of a hot request (`get`, `set`, `is`, `rm` with texts that need no decoding): no allocation, no
 //! formatting, no syscall, no clock; one copy of the value, under the stripe's lock, into the output.
 
+mod plan;
+
 use super::extension::{RequestEvent, Snapshot};
-use super::keys;
 use super::listing::{Listing, Plan};
 use super::metrics::WorkerMetrics;
 use super::routes::Route;
@@ -18,13 +19,12 @@ use crate::base::clock::Now;
 use crate::config::AckLevel;
 use crate::http::answer::{CONTINUE, Framing, Persistence};
 use crate::http::error::{ErrorCode, Status};
-use crate::http::head::{Body, Head, Method};
+use crate::http::head::Body;
 use crate::http::json;
-use crate::http::query;
 use crate::http::session::{Event, Session};
 use crate::limits::{READ_SLOT_BYTES, TURN_CONNECTIONS_MAX, TURN_REQUESTS_PER_CONNECTION_MAX};
 use crate::store::{Applied, KeyHash, Marks, NewRecord, Stamp, Storage};
-use std::borrow::Cow;
+use plan::{Action, Operation, Span};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -32,58 +32,6 @@ use std::sync::Arc;
 const GROUP: usize = 32;
 /// Input of one turn: one connection may use a whole slot, all of them together this much.
 const INPUT_BYTES: usize = 16 * READ_SLOT_BYTES;
-
-/// Where a text of the turn is: in the input, or, decoded, in the scratch space.
-#[derive(Clone, Copy, Debug, Default)]
-struct Span {
-    start: u32,
-    length: u32,
-    decoded: bool,
-}
-
-/// What is to be done about one request.
-#[derive(Clone, Copy, Debug)]
-enum Action {
-    Get,
-    Is,
-    Rm,
-    Set,
-    Clear,
-    /// Answer with this.
-    Error(ErrorCode),
-    /// Answer OPTIONS.
-    Options,
-    /// No such path.
-    NotFound,
-    /// `100 Continue`, before the answer proper.
-    Continue,
-    /// A listing, planned in `Engine::listings`.
-    List(u32),
-    /// `/healthcheck`, `/status`, `/metrics`, `/`.
-    Info,
-    /// `/ping`; the address is in `Engine::pings`.
-    Ping(u32),
-    /// A route of the embedding program, by its index.
-    Custom(u32),
-}
-
-/// One request of the turn.
-#[derive(Clone, Copy, Debug)]
-struct Operation {
-    action: Action,
-    route: Route,
-    framing: Framing,
-    status: Status,
-    connection: u16,
-    marks: Marks,
-    acks: AckLevel,
-    hash: KeyHash,
-    key: Span,
-    value: Span,
-    path: Span,
-    query: Span,
-    ttl_ms: u64,
-}
 
 /// What one connection's part of a turn came to.
 #[derive(Debug, Default)]
@@ -278,148 +226,6 @@ impl<S: Storage> Engine<S> {
         self.turns.push(turn);
         // The next connection starts on a cache line of its own.
         self.used = end.next_multiple_of(64).min(self.input.len());
-    }
-
-    /// Decides what a request asks for and adds it to the turn's operations.
-    fn plan(&mut self, input: &[u8], head: &Head<'_>, index: u16, connection: &dyn Connection) -> Operation {
-        let mut route = Route::of(head.path);
-        let custom = match route {
-            Route::Unknown => self.extensions.route(head.path),
-            _ => None,
-        };
-        if custom.is_some() {
-            route = Route::Custom;
-        }
-        let keep_alive = head.keep_alive && !self.closing;
-        let framing = Framing {
-            persistence: Persistence::of(head.version_11, keep_alive),
-            head_only: head.method == Method::Head,
-        };
-        let mut operation = Operation::new(Action::NotFound, route, framing, index);
-        operation.path = span(input, head.path);
-        operation.query = span(input, head.query);
-        if head.expect_continue {
-            self.operations.push(Operation { action: Action::Continue, ..operation });
-        }
-        operation.action = match self.choose(input, head, route, custom, &mut operation, connection) {
-            Ok(action) => action,
-            Err(code) => Action::Error(code),
-        };
-        if let Action::List(_) = operation.action
-            && !head.version_11
-            && !head.query.windows(6).any(|name| name == b"limit=")
-        {
-            // Nothing but the end of the connection can tell a 1.0 client where a stream ends.
-            operation.framing.persistence = Persistence::Close;
-        }
-        self.operations.push(operation);
-        operation
-    }
-
-    #[inline]
-    fn choose(
-        &mut self,
-        input: &[u8],
-        head: &Head<'_>,
-        route: Route,
-        custom: Option<usize>,
-        operation: &mut Operation,
-        connection: &dyn Connection,
-    ) -> Result<Action, ErrorCode> {
-        if head.method != Method::Get {
-            if head.method == Method::Options {
-                return Ok(Action::Options);
-            }
-            if !route.allows(head.method) {
-                return Err(match route.is_write() {
-                    true => ErrorCode::MethodNotAllowedWrite,
-                    false => ErrorCode::MethodNotAllowed,
-                });
-            }
-        }
-        if head.cross_site && route.is_write() && !self.origin_allowed(head) {
-            return Err(ErrorCode::CrossSite);
-        }
-        if self.state != State::Ready && (route.is_data() || route == Route::Root) {
-            return Err(if self.state == State::Warming { ErrorCode::Warming } else { ErrorCode::Leaving });
-        }
-        let limits = &self.node.settings;
-        Ok(match route {
-            Route::Get | Route::Is => {
-                let [k] = query::find(head.query, [b"k"]);
-                let key = keys::key(k, limits.max_key_chars)?;
-                self.place_key(input, key, operation);
-                if route == Route::Get { Action::Get } else { Action::Is }
-            }
-            Route::Set => {
-                let [k, v, ttl, w] = query::find(head.query, [b"k", b"v", b"ttl", b"w"]);
-                let key = keys::key(k, limits.max_key_chars)?;
-                let value = keys::value(v, limits.max_value_chars)?;
-                operation.ttl_ms = keys::ttl_ms(ttl)?;
-                operation.acks = keys::acks(w, limits.acks)?;
-                if value.class.clean {
-                    operation.marks = operation.marks.with(Marks::VALUE_CLEAN);
-                }
-                operation.value = self.place(input, value.bytes);
-                self.place_key(input, key, operation);
-                Action::Set
-            }
-            Route::Rm => {
-                let [k, w] = query::find(head.query, [b"k", b"w"]);
-                let key = keys::key(k, limits.max_key_chars)?;
-                operation.acks = keys::acks(w, limits.acks)?;
-                self.place_key(input, key, operation);
-                Action::Rm
-            }
-            Route::Clear => {
-                let [w] = query::find(head.query, [b"w"]);
-                operation.acks = keys::acks(w, limits.acks)?;
-                Action::Clear
-            }
-            Route::GetKeys | Route::GetValues | Route::GetAll => {
-                let plan = Plan::parse(&self.node.store, route, head)?;
-                self.listings.push(Some(plan));
-                Action::List(self.listings.len() as u32 - 1)
-            }
-            Route::Ping => {
-                super::info::check_nodes(head.query)?;
-                self.pings.push(connection.local_address());
-                Action::Ping(self.pings.len() as u32 - 1)
-            }
-            Route::Healthcheck | Route::Status | Route::Metrics | Route::Root => Action::Info,
-            Route::Custom => Action::Custom(custom.unwrap_or_default() as u32),
-            Route::Unknown | Route::Invalid => Action::NotFound,
-        })
-    }
-
-    fn origin_allowed(&self, head: &Head<'_>) -> bool {
-        match self.node.settings.cors_origin.as_deref() {
-            Some("*") => true,
-            Some(allowed) => head.origin == Some(allowed.as_bytes()),
-            None => false,
-        }
-    }
-
-    #[inline]
-    fn place_key(&mut self, input: &[u8], key: keys::Text<'_>, operation: &mut Operation) {
-        if key.class.clean {
-            operation.marks = operation.marks.with(Marks::KEY_CLEAN);
-        }
-        operation.hash = self.node.store.hash(&key.bytes);
-        operation.key = self.place(input, key.bytes);
-    }
-
-    /// Borrowed texts stay where they are; decoded ones move to the scratch space.
-    #[inline]
-    fn place(&mut self, input: &[u8], text: Cow<'_, [u8]>) -> Span {
-        match text {
-            Cow::Borrowed(text) => span(input, text),
-            Cow::Owned(text) => {
-                let start = self.scratch.len() as u32;
-                self.scratch.extend_from_slice(&text);
-                Span { start, length: text.len() as u32, decoded: true }
-            }
-        }
     }
 
     /// Whether anybody wants to be told of requests.
@@ -694,35 +500,4 @@ fn written<S: Storage>(node: &Node<S>, operation: &Operation, out: &mut Vec<u8>)
     let line = Status::Unavailable.line();
     node.answers.with_body(out, line, operation.framing, crate::http::answer::JSON, "", body.as_bytes());
     Status::Unavailable
-}
-
-impl Operation {
-    fn new(action: Action, route: Route, framing: Framing, connection: u16) -> Operation {
-        Operation {
-            action,
-            route,
-            framing,
-            status: Status::Ok,
-            connection,
-            marks: Marks::default(),
-            acks: AckLevel::Local,
-            hash: KeyHash::default(),
-            key: Span::default(),
-            value: Span::default(),
-            path: Span::default(),
-            query: Span::default(),
-            ttl_ms: 0,
-        }
-    }
-}
-
-/// Where `part`, which is a part of `whole`, stands in it.
-#[inline]
-fn span(whole: &[u8], part: &[u8]) -> Span {
-    if part.is_empty() {
-        return Span::default();
-    }
-    let start = part.as_ptr() as usize - whole.as_ptr() as usize;
-    debug_assert!(start + part.len() <= whole.len());
-    Span { start: start as u32, length: part.len() as u32, decoded: false }
 }
