@@ -1,36 +1,10 @@
 //! Goal: the public contract, row by row, over sockets. Method: one real node for the tests that can share
 //! it, each with its own keys, or the server that `SERVICE_URL` names; nodes of their own for the others.
+//! Exact edges are in `edges.rs`, what needs the whole store in `whole_store.rs`.
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
-use support::{Answer, Client, Node, encode};
-
-/// Where the contract is tested: `host:port`.
-fn address() -> &'static str {
-    static SHARED: OnceLock<String> = OnceLock::new();
-    SHARED.get_or_init(|| match std::env::var("SERVICE_URL") {
-        Ok(url) => {
-            let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-            if address.contains(':') { address } else { address + ":80" }
-        }
-        Err(_) => {
-            let (send, receive) = std::sync::mpsc::channel();
-            // Nothing drops a static: the kernel ends the node with the thread that started it.
-            std::thread::spawn(move || {
-                let mut command = std::process::Command::new("setpriv");
-                command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_meshkv")]);
-                let node = Node::start_command(command, &[]);
-                send.send(node.address.clone()).expect("waited for");
-                loop {
-                    std::thread::park();
-                }
-            });
-            receive.recv().expect("starts")
-        }
-    })
-}
+use support::{Answer, Client, address, encode, own_node};
 
 fn get(target: &str) -> Answer {
     Client::connect(address()).get(target)
@@ -354,105 +328,11 @@ fn a_browser_may_not_be_made_to_change_data_by_another_site() {
     assert_eq!(client.request(&format!("GET /set?k=cross&v=1 HTTP/1.1\r\n{same}")).status, 200);
 }
 
-// From here on: nodes of their own, because the whole store is looked at or a flag is needed.
-
-#[test]
-fn listings_of_ten_records_saved_twice() {
-    let node = Node::start(&[]);
-    let mut client = Client::connect(&node.address);
-    for route in ["/getKeys", "/getValues", "/getAll"] {
-        let answer = client.get(route);
-        assert_eq!((answer.status, answer.body.as_str()), (200, "[]"));
-        assert_eq!(answer.header("Transfer-Encoding"), Some("chunked"));
-    }
-    for _ in 0..2 {
-        for n in 0..10 {
-            client.get(&format!("/set?k=k{n}&v=v%22{n}"));
-        }
-    }
-    let sorted = |body: &str| {
-        let mut list: Vec<serde_json::Value> = serde_json::from_str(body).expect("JSON");
-        list.sort_by_key(ToString::to_string);
-        list
-    };
-    let keys: Vec<_> = (0..10).map(|n| serde_json::json!(format!("k{n}"))).collect();
-    let values: Vec<_> = (0..10).map(|n| serde_json::json!(format!("v\"{n}"))).collect();
-    let all: Vec<_> =
-        (0..10).map(|n| serde_json::json!({"k": format!("k{n}"), "v": format!("v\"{n}")})).collect();
-    assert_eq!(sorted(&client.get("/getKeys").body), keys);
-    assert_eq!(sorted(&client.get("/getValues").body), values);
-    assert_eq!(sorted(&client.get("/getAll").body), all);
-    assert!(client.get("/status").body.contains("\"availableRecords\":10"));
-    let lines = client.get("/getAll?format=ndjson");
-    assert_eq!(lines.header("Content-Type"), Some("application/x-ndjson"));
-    let parsed: Result<Vec<serde_json::Value>, _> = lines.body.lines().map(serde_json::from_str).collect();
-    assert_eq!(parsed.expect("one JSON value a line").len(), 10);
-    // HTTP/1.0: no chunks, ended by the end of the connection.
-    let mut old = Client::connect(&node.address);
-    let answer = old.request("GET /getKeys HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-    assert_eq!((answer.header("Transfer-Encoding"), answer.header("Connection")), (None, Some("close")));
-    assert_eq!(sorted(&answer.body), keys);
-    let head = client.request("HEAD /getAll HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(head.status, 200);
-    // Pipelined behind a listing.
-    client.send("GET /getKeys HTTP/1.1\r\nHost: x\r\n\r\nGET /get?k=k1 HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(sorted(&client.answer().body), keys);
-    assert_eq!(client.answer().body, "\"v\\\"1\"");
-    assert_eq!(client.get("/clear").body, SUCCESS);
-    assert_eq!(client.get("/getAll").body, "[]");
-    assert_eq!(client.get("/get?k=k1").status, 404);
-    assert!(client.get("/status").body.contains("\"availableRecords\":0"));
-}
-
-#[test]
-fn pages_add_up_to_the_whole_and_prefixes_narrow_it() {
-    let node = Node::start(&["--workers", "1"]);
-    let mut client = Client::connect(&node.address);
-    let mut requests = String::new();
-    for n in 0..5000 {
-        requests += &format!("GET /set?k=page%2F{n}&v={n} HTTP/1.1\r\nHost: x\r\n\r\n");
-    }
-    let mut writer = client.stream.try_clone().expect("cloned");
-    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut writer, requests.as_bytes()));
-    for _ in 0..5000 {
-        assert_eq!(client.answer().status, 200);
-    }
-    sender.join().expect("joined").expect("written");
-    let mut seen = BTreeMap::new();
-    let mut cursor = String::new();
-    let mut pages = 0;
-    loop {
-        let answer = client.get(&format!("/getAll?limit=333{cursor}"));
-        let list: Vec<BTreeMap<String, String>> = serde_json::from_str(&answer.body).expect("JSON");
-        assert!(list.len() <= 333);
-        for record in list {
-            assert!(seen.insert(record["k"].clone(), record["v"].clone()).is_none(), "listed twice");
-        }
-        pages += 1;
-        // Growth between pages must not disturb the walk.
-        for n in 0..50 {
-            client.get(&format!("/set?k=new{pages}x{n}&v=1"));
-        }
-        match answer.header("X-Next-Cursor") {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
-    let paged: BTreeSet<&String> = seen.keys().filter(|key| key.starts_with("page/")).collect();
-    assert_eq!(paged.len(), 5000);
-    let streamed: Vec<String> =
-        serde_json::from_str(&client.get("/getKeys?prefix=page%2F49").body).expect("JSON");
-    assert_eq!(streamed.len(), 111);
-    let limited: Vec<String> =
-        serde_json::from_str(&client.get("/getKeys?prefix=page%2F49&limit=7").body).expect("JSON");
-    assert_eq!(limited.len(), 7);
-    let whole: Vec<String> = serde_json::from_str(&client.get("/getValues").body).expect("JSON");
-    assert_eq!(whole.len(), 5000 + pages * 50);
-}
+// From here on: nodes of their own, because a flag is needed.
 
 #[test]
 fn cors_is_for_the_named_origin() {
-    let node = Node::start(&["--cors-origin", "https://app.example"]);
+    let Some(node) = own_node(&["--cors-origin", "https://app.example"]) else { return };
     let mut client = Client::connect(&node.address);
     let answer = client.get("/get?k=a");
     assert_eq!(answer.header("Access-Control-Allow-Origin"), Some("https://app.example"));
@@ -467,7 +347,7 @@ fn cors_is_for_the_named_origin() {
 
 #[test]
 fn limits_are_configurable_and_counts_are_honest() {
-    let node = Node::start(&["--max-key-length", "3", "--max-value-length", "5"]);
+    let Some(node) = own_node(&["--max-key-length", "3", "--max-value-length", "5"]) else { return };
     let mut client = Client::connect(&node.address);
     assert_eq!(client.get("/set?k=жжж&v=12345").status, 200);
     assert_eq!(client.get("/set?k=1234&v=1").status, 400);
@@ -480,7 +360,7 @@ fn limits_are_configurable_and_counts_are_honest() {
 
 #[test]
 fn a_full_node_refuses_new_records_and_serves_on() {
-    let node = Node::start(&["--max-memory", "2MiB"]);
+    let Some(node) = own_node(&["--max-memory", "2MiB"]) else { return };
     let mut client = Client::connect(&node.address);
     let value = "v".repeat(200);
     let stored =

@@ -6,21 +6,34 @@ mod support;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Client, Node};
+use support::{Client, Node, seed};
 
 const SOON: Duration = Duration::from_secs(10);
+const DATA_ROUTES: [&str; 8] =
+    ["/set?k=a&v=2", "/get?k=a", "/is?k=a", "/rm?k=a", "/clear", "/getKeys", "/getValues", "/getAll?limit=1"];
 
 #[test]
 fn sigterm_drains_and_exits_cleanly() {
     let mut node = Node::start(&[]);
     let mut idle = Client::connect(&node.address);
     assert_eq!(idle.get("/set?k=a&v=1").status, 200);
+    let mut data: Vec<_> = DATA_ROUTES.iter().map(|_| Client::connect(&node.address)).collect();
+    for client in &mut data {
+        assert_eq!(client.get("/healthcheck").status, 200);
+    }
     node.signal("TERM");
     std::thread::sleep(Duration::from_millis(150));
     // A connection that was open hears of it; new ones are refused.
     let answer = idle.get("/healthcheck");
     assert_eq!((answer.status, answer.body.as_str()), (503, r#"{"status":"leaving"}"#));
     assert_eq!(answer.header("Connection"), Some("close"));
+    for (mut client, target) in data.into_iter().zip(DATA_ROUTES) {
+        let answer = client.get(target);
+        assert_eq!((answer.status, answer.body.as_str()), (503, r#"{"error":"LEAVING"}"#), "{target}");
+        assert_eq!(answer.header("Retry-After"), Some("1"), "{target}");
+        assert_eq!(answer.header("Connection"), Some("close"), "{target}");
+        assert!(client.is_closed(), "{target}");
+    }
     assert!(std::net::TcpStream::connect(&node.address).is_err());
     assert_eq!(node.wait(SOON).code(), Some(0));
 }
@@ -181,9 +194,7 @@ fn the_unix_socket_serves_too_and_is_removed() {
 #[test]
 fn garbage_of_every_kind_never_takes_the_node_down() {
     let node = Node::start(&["--workers", "1"]);
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    let mut state = seed | 1;
+    let mut state = seed() | 1;
     let mut random = move || {
         state ^= state << 13;
         state ^= state >> 7;

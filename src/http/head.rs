@@ -226,7 +226,8 @@ fn within_limits(input: &[u8]) -> Result<(), HeadError> {
         Some(end) if end > REQUEST_LINE_BYTES_MAX && line[end - 1] != b'\r' => {
             Err(HeadError::Refused(ErrorCode::UriTooLong))
         }
-        Some(end) if start + line.len() - end > HEADER_BYTES_MAX => {
+        // Behind the request line's break; the blank line at the end is no field.
+        Some(end) if start + line.len() - (end + 1) > HEADER_BYTES_MAX + 2 => {
             Err(HeadError::Refused(ErrorCode::HeadersTooLarge))
         }
         _ if start > HEADER_BYTES_MAX => Err(HeadError::Refused(ErrorCode::BadRequest)),

@@ -4,8 +4,58 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+/// The server that `SERVICE_URL` names, as `host:port`.
+pub fn service() -> Option<String> {
+    let url = std::env::var("SERVICE_URL").ok()?;
+    let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    Some(if address.contains(':') { address } else { address + ":80" })
+}
+
+/// Where the contract is tested: [`service`], else a node that the tests of this binary share.
+pub fn address() -> &'static str {
+    static SHARED: OnceLock<String> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        service().unwrap_or_else(|| {
+            let (send, receive) = std::sync::mpsc::channel();
+            // Nothing drops a static: the kernel ends the node with the thread that started it.
+            std::thread::spawn(move || {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_meshkv")]);
+                let node = Node::start_command(command, &[]);
+                send.send(node.address.clone()).expect("waited for");
+                loop {
+                    std::thread::park();
+                }
+            });
+            receive.recv().expect("starts")
+        })
+    })
+}
+
+/// A node for a test that needs one of its own; `None`, and said so, when another server is tested.
+pub fn own_node(arguments: &[&str]) -> Option<Node> {
+    if service().is_none() {
+        return Some(Node::start(arguments));
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Not with a macro: the test runner would keep that to itself.
+    let _ = writeln!(std::io::stderr(), "not applicable: {test} needs a node of its own, SERVICE_URL is set");
+    None
+}
+
+/// The seed of a random test: `MESHKV_SEED`, else another one each time. Printed, to replay a failure with.
+pub fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seed = match std::env::var("MESHKV_SEED") {
+        Ok(text) => text.parse().expect("MESHKV_SEED is a whole number"),
+        Err(_) => now.as_nanos() as u64,
+    };
+    println!("replay with MESHKV_SEED={seed}");
+    seed
+}
 
 /// A node that ends with the test.
 pub struct Node {
