@@ -2,7 +2,8 @@
 //! binary's business; a program that embeds a node fills this in by hand.
 
 use crate::limits::{
-    KEY_CHARS_DEFAULT, KEY_CHARS_MAX, STRIPES_DEFAULT, VALUE_CHARS_DEFAULT, VALUE_CHARS_MAX,
+    CONNECTION_WAIT_MS_MAX, HEAD_ARRIVAL_MS, IDLE_CONNECTION_MS, KEY_CHARS_DEFAULT, KEY_CHARS_MAX,
+    STRIPES_DEFAULT, VALUE_CHARS_DEFAULT, VALUE_CHARS_MAX,
 };
 use crate::system;
 use std::fmt;
@@ -71,6 +72,10 @@ pub struct NodeConfig {
     pub max_value_chars: usize,
     /// Client connections open at once, over all workers.
     pub max_connections: usize,
+    /// An idle connection is closed after this, in milliseconds.
+    pub idle_connection_ms: u64,
+    /// A request head that takes longer than this to arrive is refused, in milliseconds.
+    pub head_arrival_ms: u64,
     /// The `Access-Control-Allow-Origin` to send: an origin or `*`; `None`: no CORS.
     pub cors_origin: Option<String>,
     /// Stripes of the store, a power of two.
@@ -96,6 +101,8 @@ impl Default for NodeConfig {
             max_value_chars: VALUE_CHARS_DEFAULT,
             max_connections: connections_for(system::descriptor_limit(), workers)
                 .min(CONNECTIONS_DEFAULT_MAX),
+            idle_connection_ms: IDLE_CONNECTION_MS,
+            head_arrival_ms: HEAD_ARRIVAL_MS,
             cors_origin: None,
             stripes: STRIPES_DEFAULT,
         }
@@ -142,6 +149,8 @@ impl NodeConfig {
         within("max_key_length", self.max_key_chars, 1, KEY_CHARS_MAX)?;
         within("max_value_length", self.max_value_chars, 1, VALUE_CHARS_MAX)?;
         self.check_connections(system::descriptor_limit())?;
+        within("idle_connection", self.idle_connection_ms as usize, 1, CONNECTION_WAIT_MS_MAX as usize)?;
+        within("head_arrival", self.head_arrival_ms as usize, 1, CONNECTION_WAIT_MS_MAX as usize)?;
         if let Some(origin) = &self.cors_origin {
             check("cors_origin", origin_fault(origin))?;
         }

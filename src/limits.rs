@@ -40,6 +40,8 @@ pub const OUTPUT_STALL_MS: u64 = 30_000;
 pub const IDLE_CONNECTION_MS: u64 = 75_000;
 /// A request head that takes longer than this to arrive is refused, in milliseconds.
 pub const HEAD_ARRIVAL_MS: u64 = 30_000;
+/// The most that an embedding program may set the two above to, in milliseconds.
+pub const CONNECTION_WAIT_MS_MAX: u64 = 86_400_000;
 /// A connection that was closed by us is listened to this long, so that its last answer is not lost to a reset.
 pub const LINGER_MS: u64 = 2_000;
 /// While a node stops, connections that are idle get this long to hear of it, in milliseconds.

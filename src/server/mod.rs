@@ -93,6 +93,8 @@ struct Control {
     /// Client connections open, over all workers.
     connections: AtomicUsize,
     max_connections: usize,
+    idle_connection_ms: u64,
+    head_arrival_ms: u64,
     failure: Mutex<Option<ServeError>>,
     wakers: Mutex<Vec<mio::Waker>>,
 }
@@ -196,6 +198,8 @@ impl<S: Storage> Server<S> {
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             max_connections: config.max_connections,
+            idle_connection_ms: config.idle_connection_ms,
+            head_arrival_ms: config.head_arrival_ms,
             failure: Mutex::new(None),
             wakers: Mutex::new(Vec::new()),
         });

@@ -14,8 +14,8 @@ use super::{Control, MachineClock};
 use crate::base::clock::Now;
 use crate::http::error::ErrorCode;
 use crate::limits::{
-    DRAIN_IDLE_MS, DRAIN_MS, HEAD_ARRIVAL_MS, IDLE_CONNECTION_MS, LINGER_MS, MAINTENANCE_BUDGET,
-    OUTPUT_STALL_MS, OUTPUT_WAITING_BYTES_MAX, TURN_ACCEPTS_MAX,
+    DRAIN_IDLE_MS, DRAIN_MS, LINGER_MS, MAINTENANCE_BUDGET, OUTPUT_STALL_MS, OUTPUT_WAITING_BYTES_MAX,
+    TURN_ACCEPTS_MAX,
 };
 use crate::node::Node;
 use crate::node::engine::Engine;
@@ -289,11 +289,11 @@ impl<S: Storage> Worker<S> {
         let arriving = connection.carry.is_some() || !connection.session.between_requests();
         if !arriving {
             connection.phase = Phase::Idle;
-            connection.deadline = self.tick + ticks(IDLE_CONNECTION_MS);
+            connection.deadline = self.tick + ticks(self.control.idle_connection_ms);
         } else if connection.phase != Phase::Arriving {
             // Counted from its first byte: dripping does not extend it.
             connection.phase = Phase::Arriving;
-            connection.deadline = self.tick + ticks(HEAD_ARRIVAL_MS);
+            connection.deadline = self.tick + ticks(self.control.head_arrival_ms);
         }
         if more || connection.unread {
             self.enqueue(key);
@@ -404,7 +404,7 @@ impl<S: Storage> Worker<S> {
             return;
         }
         metrics.connections.add(1);
-        self.connections.insert(Connection::new(stream, self.tick + ticks(IDLE_CONNECTION_MS)));
+        self.connections.insert(Connection::new(stream, self.tick + ticks(self.control.idle_connection_ms)));
     }
 
     /// There are no descriptors left: with the reserve, tell one client so by closing its connection,
