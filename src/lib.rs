@@ -3,6 +3,7 @@
 //! The folders are the architecture; `ARCHITECTURE.md` explains it and the `tidy` test keeps the
 //! directions of the imports.
 
+pub mod balancer;
 pub mod base;
 pub mod config;
 pub mod http;

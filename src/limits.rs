@@ -68,6 +68,51 @@ pub const WRITERS_MAX: usize = 256;
 /// Tombstones are kept at least this long, in milliseconds.
 pub const TOMBSTONE_KEEP_MS: u64 = 60_000;
 
+/// Backends that the balancer keeps; more of a group are left out, and said so.
+pub const BACKENDS_MAX: usize = 1024;
+/// Bytes of one value of the engine's event stream; a longer one is skipped and the list read instead.
+pub const ENGINE_EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of an engine's list of containers; a longer one counts as a failed answer.
+pub const ENGINE_LIST_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of any other answer that the balancer reads: a health check, a version.
+pub const SMALL_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an answer's head; longer is a fault of who answers.
+pub const ANSWER_HEAD_BYTES_MAX: usize = 32 * 1024;
+/// An engine that takes longer for a version or a list has failed, in milliseconds.
+pub const ENGINE_ANSWER_MS: u64 = 3_000;
+/// After an event, a list waits this long for further ones, in milliseconds.
+pub const LIST_QUIET_MS: u64 = 20;
+/// Lists that events ask for are at least this far apart, in milliseconds.
+pub const LIST_APART_MS: u64 = 200;
+/// The list is read this often whatever the events say, in milliseconds.
+pub const LIST_PERIOD_MS: u64 = 5_000;
+/// ... and this often while there is no event stream, in milliseconds.
+pub const LIST_PERIOD_BLIND_MS: u64 = 500;
+/// Pauses before an engine is asked again after a failure, least and most, in milliseconds.
+pub const ENGINE_RETRY_MS_MIN: u64 = 100;
+/// See [`ENGINE_RETRY_MS_MIN`].
+pub const ENGINE_RETRY_MS_MAX: u64 = 5_000;
+/// Time between two health checks of a backend whose state is settled, in milliseconds.
+pub const CHECK_PERIOD_MS: u64 = 1_000;
+/// ... and of one that is new, warming or suspect, in milliseconds.
+pub const CHECK_PERIOD_UNSETTLED_MS: u64 = 200;
+/// A health check that takes longer has failed, in milliseconds.
+pub const CHECK_ANSWER_MS: u64 = 1_000;
+/// Failed checks in a row, or failed connections within the window, that make a backend down.
+pub const FAILURES_TO_DOWN: usize = 3;
+/// The window of failed connections, in milliseconds.
+pub const PASSIVE_WINDOW_MS: u64 = 10_000;
+/// Passed checks in a row that bring a backend that was down up again.
+pub const PASSES_TO_UP: usize = 2;
+/// A backend that got a stop signal and still runs after this is looked at afresh: more than Docker's ten
+/// seconds between the signal and the kill, in milliseconds.
+pub const SIGNALLED_MS_MAX: u64 = 11_000;
+/// A backend that vanished is shown while it has connections, at most this long, in milliseconds.
+pub const VANISHED_MS_MAX: u64 = 60_000;
+
+const _: () = assert!(LIST_QUIET_MS < LIST_APART_MS && LIST_APART_MS < LIST_PERIOD_BLIND_MS);
+const _: () = assert!(LIST_PERIOD_BLIND_MS < LIST_PERIOD_MS && ENGINE_RETRY_MS_MIN < ENGINE_RETRY_MS_MAX);
+
 const _: () = assert!(STRIPES_DEFAULT.is_power_of_two());
 const _: () = assert!(REQUEST_LINE_BYTES_MAX + HEADER_BYTES_MAX + 1024 <= READ_SLOT_BYTES);
 const _: () = assert!(KEY_CHARS_DEFAULT <= KEY_CHARS_MAX && VALUE_CHARS_DEFAULT <= VALUE_CHARS_MAX);
