@@ -1,7 +1,9 @@
-//! A head is complete, incomplete or refused; what is complete lies within the input and the limits.
+//! A head is complete, incomplete or refused; what is complete lies within the input and the limits. The
+//! short way for repeated heads says the same of every request of a connection.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use meshkv::http::head::{HeadError, parse};
+use meshkv::http::repeat::Repeat;
 use meshkv::limits::{HEADER_BYTES_MAX, REQUEST_LINE_BYTES_MAX};
 
 fuzz_target!(|input: &[u8]| {
@@ -16,5 +18,17 @@ fuzz_target!(|input: &[u8]| {
             assert!(input.len() <= 2 * HEADER_BYTES_MAX + REQUEST_LINE_BYTES_MAX + 4);
         }
         Err(HeadError::Refused(_)) => {}
+    }
+    let mut repeat = Repeat::default();
+    let mut rest = input;
+    loop {
+        let head = parse(rest);
+        assert_eq!(repeat.parse(rest), head);
+        // What is remembered now must not change what the same bytes mean.
+        assert_eq!(repeat.parse(rest), head);
+        match head {
+            Ok(head) => rest = &rest[head.bytes..],
+            Err(_) => break,
+        }
     }
 });

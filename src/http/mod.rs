@@ -8,4 +8,5 @@ pub mod error;
 pub mod head;
 pub mod json;
 pub mod query;
+pub mod repeat;
 pub mod session;

@@ -3,6 +3,7 @@
 
 use super::error::ErrorCode;
 use super::head::{self, Body, Head, HeadError};
+use super::repeat::Repeat;
 use crate::limits::BODY_BYTES_MAX;
 use memchr::memchr;
 
@@ -83,11 +84,27 @@ impl Session {
     ///
     /// After [`Event::NeedMore`] the driver keeps `input[*at..]` and calls again with those bytes first.
     pub fn next<'i>(&mut self, input: &'i [u8], at: &mut usize) -> Event<'i> {
+        self.next_by(input, at, head::parse)
+    }
+
+    /// The same, sooner where a head repeats an earlier one; `repeat` may serve any number of connections.
+    #[inline]
+    pub fn next_repeating<'i>(&mut self, repeat: &mut Repeat, input: &'i [u8], at: &mut usize) -> Event<'i> {
+        self.next_by(input, at, |rest| repeat.parse(rest))
+    }
+
+    #[inline]
+    fn next_by<'i>(
+        &mut self,
+        input: &'i [u8],
+        at: &mut usize,
+        parse: impl FnOnce(&'i [u8]) -> Result<Head<'i>, HeadError>,
+    ) -> Event<'i> {
         loop {
             let rest = &input[*at..];
             match self.state {
                 State::Head if rest.is_empty() => return Event::NeedMore,
-                State::Head => return self.head(rest, at),
+                State::Head => return self.head(rest, at, parse),
                 State::Length(left) => {
                     let taken = left.min(rest.len() as u64);
                     *at += taken as usize;
@@ -122,7 +139,13 @@ impl Session {
         }
     }
 
-    fn head<'i>(&mut self, rest: &'i [u8], at: &mut usize) -> Event<'i> {
+    #[inline]
+    fn head<'i>(
+        &mut self,
+        rest: &'i [u8],
+        at: &mut usize,
+        parse: impl FnOnce(&'i [u8]) -> Result<Head<'i>, HeadError>,
+    ) -> Event<'i> {
         // A head that comes in many pieces is parsed again only when a line has ended since: bytes
         // dripping in cost a search, not a parse each.
         let scanned = self.scanned as usize;
@@ -133,7 +156,7 @@ impl Session {
                 return Event::NeedMore;
             }
         }
-        match head::parse(rest) {
+        match parse(rest) {
             Ok(head) => {
                 self.scanned = 0;
                 *at += head.bytes;

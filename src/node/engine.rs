@@ -21,6 +21,7 @@ use crate::http::answer::{CONTINUE, Framing, Persistence};
 use crate::http::error::{ErrorCode, Status};
 use crate::http::head::Body;
 use crate::http::json;
+use crate::http::repeat::Repeat;
 use crate::http::session::{Event, Session};
 use crate::limits::{READ_SLOT_BYTES, TURN_CONNECTIONS_MAX, TURN_REQUESTS_PER_CONNECTION_MAX};
 use crate::store::{Applied, KeyHash, Marks, NewRecord, Stamp, Storage};
@@ -69,6 +70,7 @@ pub struct Engine<S> {
     /// Every answer is its connection's last.
     closing: bool,
     input: Box<[u8]>,
+    repeat: Repeat,
     used: usize,
     carried: usize,
     scratch: Vec<u8>,
@@ -95,6 +97,7 @@ impl<S: Storage> Engine<S> {
             state: node.state(),
             closing: false,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
+            repeat: Repeat::default(),
             used: 0,
             carried: 0,
             scratch: Vec::new(),
@@ -193,7 +196,7 @@ impl<S: Storage> Engine<S> {
                 turn.more = true;
                 break;
             }
-            match session.next(&input[..end], &mut at) {
+            match session.next_repeating(&mut self.repeat, &input[..end], &mut at) {
                 Event::Request(head) => {
                     let planned = self.plan(&input, &head, index as u16, connection);
                     if !head.keep_alive || planned.framing.persistence == Persistence::Close {
