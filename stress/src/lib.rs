@@ -1,7 +1,21 @@
-//! The parts of the stress tool that touch neither sockets nor clocks (`target` alone resolves names).
+//! A load generator whose numbers can be believed. `workload`, `response`, `arrival`, `stats` and `significance`
+//! are pure; `worker` is one thread's loop, `run` the threads together; `report` is what comes out, `modes` what
+//! can be asked for.
 
+pub mod arrival;
+mod connection;
+pub mod intervals;
+pub mod machine;
+pub mod modes;
+pub mod options;
+mod progress;
+pub mod report;
 pub mod response;
 pub mod run;
+pub mod significance;
 pub mod stats;
+mod status;
+mod tally;
 pub mod target;
+mod worker;
 pub mod workload;

@@ -40,8 +40,23 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Reads one answer from the start of `bytes`; `eof` says that nothing will follow.
+    /// Reads one answer from the start of `bytes`; `eof` says that nothing will follow. Interim answers (1xx, but
+    /// not 101, behind which another protocol begins) are passed over: they answer nothing.
     pub fn parse(&mut self, bytes: &[u8], eof: bool) -> Parsed {
+        let mut passed = 0;
+        loop {
+            match self.parse_one(&bytes[passed..], eof) {
+                Parsed::Done { status: 100 | 102..=199, used, .. } => passed += used,
+                Parsed::Done { status, close, used, start, end, chunked } => {
+                    let (used, end) = (passed + used, passed + end);
+                    return Parsed::Done { status, close, used, start: passed + start, end, chunked };
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn parse_one(&mut self, bytes: &[u8], eof: bool) -> Parsed {
         let (head, start) = match self.head {
             Some(head) if bytes.starts_with(&self.last) => (head, self.last.len()),
             _ => match self.head_of(bytes) {
@@ -149,7 +164,13 @@ mod tests {
     /// Every split point of every framing: partial until the last byte, then exactly the body.
     #[test]
     fn every_split_point() {
-        let cases: [(&[u8], u16, bool, &[u8]); 4] = [
+        let cases: [(&[u8], u16, bool, &[u8]); 5] = [
+            (
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+                200,
+                false,
+                b"hi",
+            ),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", 200, false, b"abc"),
             (b"HTTP/1.1 404 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", 404, true, b""),
             (b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", 200, false, b"x"),

@@ -1,299 +1,265 @@
-//! The closed loop: connections that each keep a fixed number of requests in flight, spread over threads of
-//! which each has its own event loop, its own histograms and a share of the requests.
+//! One run: the connections are opened, the threads start together, their counts are put together.
 //!
-//! Exactly so many requests are sent as were asked for: threads take request numbers from one counter, and
+//! Exactly so many requests are begun as were asked for: threads take request numbers from one counter, and
 //! a request that fails is counted, never repeated.
 
-use crate::response::{Parsed, Parser};
-use crate::stats::{Failure, Stats};
+use crate::arrival::Arrival;
+use crate::intervals::{Second, Seconds};
+use crate::stats::{Interval, Stats};
 use crate::target::Target;
-use crate::workload::{OPS, Op, Workload};
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use crate::worker::Worker;
+use crate::workload::Workload;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// Bytes of one answer; a server that sends more is not answering what was asked.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// A connection that cannot be opened again this often in a row is given up.
-const RECONNECTS_MAX: u32 = 20;
-
 /// How closely answers are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Verify {
+    /// Status 200 and the right body.
     Body,
+    /// Status 200.
     Status,
+    /// Any status below 400.
     None,
+}
+
+/// An open loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Requests a second of all threads together.
+    pub rate: f64,
+    pub arrival: Arrival,
 }
 
 /// What all threads of a run share.
 pub struct Plan {
     pub targets: Vec<Target>,
     pub workload: Workload,
-    /// Requests to send; `u64::MAX` with a deadline.
-    pub requests: u64,
-    pub deadline: Option<Duration>,
+    /// Requests to send; `None`: until the duration is over.
+    pub requests: Option<u64>,
+    /// Without the warm-up.
+    pub duration: Option<Duration>,
+    pub warmup: Duration,
+    pub pace: Option<Pace>,
+    pub connections: usize,
+    pub threads: usize,
     pub pipeline: usize,
     pub timeout: Duration,
     pub verify: Verify,
-    /// The next request's number.
-    pub next: AtomicU64,
-    /// Answered or failed so far, for the progress line.
-    pub done: AtomicU64,
-    pub failed: AtomicU64,
-    /// Stop sending: the deadline has come or somebody pressed Ctrl-C.
-    pub stop: AtomicBool,
+    pub seed: u64,
+    /// For the original tool's lines: a message at every thousandth answer.
+    pub tell_thousands: bool,
 }
 
-struct Flight {
-    op: Op,
-    key: u64,
-    sent: Instant,
+/// What threads write while they run.
+pub(crate) struct Shared<'p> {
+    pub(crate) plan: &'p Plan,
+    /// Set before the threads start: all connections are open then.
+    pub(crate) origin: Instant,
+    /// The next request's number, and in the warm-up.
+    next: AtomicU64,
+    next_warm: AtomicU64,
+    /// Stop sending: somebody pressed Ctrl-C.
+    pub(crate) stop: AtomicBool,
+    /// Answers so far, right and wrong, one pair a thread.
+    pub(crate) shown: Vec<Shown>,
+    /// With `tell_thousands`: errors above, successes below, so that one addition reads both as they were.
+    thousands: AtomicU64,
 }
 
-struct Connection {
-    stream: Option<TcpStream>,
-    target: usize,
-    parser: Parser,
-    output: Vec<u8>,
-    written: usize,
-    input: Vec<u8>,
-    flights: VecDeque<Flight>,
-    failures_in_a_row: u32,
+/// Alone on its cache lines: each is written by one thread after every turn.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Shown {
+    pub(crate) ok: AtomicU64,
+    pub(crate) failed: AtomicU64,
 }
 
-/// One thread's part: `connections` of them, the first of them numbered `first`.
+pub(crate) enum Message {
+    /// A second is over on a thread.
+    Interval(Box<Interval>),
+    Thousand(Thousand),
+}
+
+/// How far the run was when another thousand was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thousand {
+    pub left: u64,
+    pub errors: u64,
+    pub success: u64,
+}
+
+/// What can be shown while a run is going on.
+pub enum Progress {
+    /// Called about ten times a second.
+    Tick {
+        ok: u64,
+        failed: u64,
+        elapsed: Duration,
+    },
+    Thousand(Thousand),
+}
+
+/// A number of the block that a thread has taken from the common counter.
+#[derive(Default)]
+pub(crate) struct Block {
+    next: u64,
+    end: u64,
+}
+
+impl Shared<'_> {
+    /// Takes the number of a request that will be begun; `None`: all have been taken.
+    pub(crate) fn take(&self, block: &mut Block, warm: bool) -> Option<u64> {
+        if warm {
+            return Some(self.next_warm.fetch_add(1, Ordering::Relaxed));
+        }
+        if block.next == block.end {
+            // Large blocks keep the counter's cache line at rest; at the end and in an open loop threads share evenly.
+            let most = self.plan.requests.unwrap_or(u64::MAX);
+            let size = match self.plan.pace {
+                Some(_) => 1,
+                None => (most / (self.plan.threads as u64 * 64)).clamp(1, 64),
+            };
+            block.next = self.next.fetch_add(size, Ordering::Relaxed).min(most);
+            block.end = most.min(block.next.saturating_add(size));
+        }
+        (block.next < block.end).then(|| {
+            block.next += 1;
+            block.next - 1
+        })
+    }
+
+    /// Counts an answer for the original tool's lines.
+    pub(crate) fn thousandth(&self, failed: bool) -> Option<Thousand> {
+        let add = if failed { 1 << 32 } else { 1 };
+        let now = self.thousands.fetch_add(add, Ordering::Relaxed) + add;
+        let (errors, success) = (now >> 32, now & u64::from(u32::MAX));
+        let left = self.plan.requests?.checked_sub(errors + success)?;
+        (left.is_multiple_of(1000)).then_some(Thousand { left, errors, success })
+    }
+}
+
+/// A finished run.
+pub struct Outcome {
+    pub stats: Stats,
+    pub seconds: Vec<Second>,
+    /// Somebody pressed Ctrl-C.
+    pub interrupted: bool,
+}
+
+impl Outcome {
+    /// The time that rates are computed over: the duration if one was asked for and lived through.
+    pub fn elapsed_ns(&self, plan: &Plan) -> u64 {
+        match plan.duration {
+            Some(duration) if !self.interrupted && self.stats.gave_up == 0 => duration.as_nanos() as u64,
+            _ => self.stats.end_ns.max(1),
+        }
+    }
+}
+
+/// Carries out `plan`. `interrupted` is looked at all the time.
 ///
 /// # Errors
-/// The event queue could not be made, or not one connection could be opened.
-pub fn thread(plan: &Plan, connections: usize, first: usize) -> Result<Stats, String> {
-    let poll = Poll::new().map_err(|error| format!("no event queue: {error}"))?;
-    let mut worker =
-        Worker { plan, poll, stats: Stats::default(), scratch: Vec::new(), begun: Instant::now() };
-    let mut all: Vec<Connection> = (0..connections)
-        .map(|number| Connection {
-            stream: None,
-            target: (first + number) % plan.targets.len(),
-            parser: Parser::default(),
-            output: Vec::new(),
-            written: 0,
-            input: Vec::new(),
-            flights: VecDeque::new(),
-            failures_in_a_row: 0,
+/// A connection could not be opened, or a thread not be started: nothing was sent then.
+pub fn run(
+    plan: &Plan,
+    interrupted: &AtomicBool,
+    mut progress: impl FnMut(Progress),
+) -> Result<Outcome, String> {
+    let streams = connect(plan)?;
+    let (sender, receiver) = channel();
+    let mut shared = Shared {
+        plan,
+        origin: Instant::now(),
+        next: AtomicU64::new(0),
+        next_warm: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        shown: (0..plan.threads).map(|_| Shown::default()).collect(),
+        thousands: AtomicU64::new(0),
+    };
+    let workers = workers(plan, streams, &sender)?;
+    drop(sender);
+    shared.origin = Instant::now();
+    let shared = &shared;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            workers.into_iter().map(|worker| scope.spawn(move || worker.run(shared))).collect();
+        let seconds = watch(shared, &receiver, interrupted, &mut progress);
+        let mut stats = Stats::default();
+        for thread in threads {
+            stats.add(&thread.join().map_err(|_| "a thread panicked; this is a bug".to_owned())?);
+        }
+        Ok(Outcome { stats, seconds, interrupted: interrupted.load(Ordering::Relaxed) })
+    })
+}
+
+/// All connections are open before the clock starts; one that cannot be opened is an error.
+fn connect(plan: &Plan) -> Result<Vec<std::net::TcpStream>, String> {
+    (0..plan.connections)
+        .map(|number| {
+            let target = &plan.targets[number % plan.targets.len()];
+            std::net::TcpStream::connect_timeout(&target.addr, plan.timeout)
+                .and_then(|stream| {
+                    stream.set_nodelay(true)?;
+                    stream.set_nonblocking(true)?;
+                    Ok(stream)
+                })
+                .map_err(|error| format!("cannot connect to {}: {error}", target.url))
         })
-        .collect();
-    // All connections are open before the clock starts.
-    for (number, connection) in all.iter_mut().enumerate() {
-        worker.open(number, connection)?;
-    }
-    worker.begun = Instant::now();
-    worker.serve(&mut all);
-    Ok(worker.stats)
+        .collect()
 }
 
-struct Worker<'p> {
-    plan: &'p Plan,
-    poll: Poll,
-    stats: Stats,
-    scratch: Vec<u8>,
-    begun: Instant,
+fn workers(
+    plan: &Plan,
+    streams: Vec<std::net::TcpStream>,
+    sender: &Sender<Message>,
+) -> Result<Vec<Worker>, String> {
+    let mut parts: Vec<Vec<_>> = (0..plan.threads).map(|_| Vec::new()).collect();
+    // In turn, so that every thread has connections to every target.
+    for (number, stream) in streams.into_iter().enumerate() {
+        let thread = number / plan.targets.len() % plan.threads;
+        parts[thread].push((number % plan.targets.len(), stream));
+    }
+    // More threads than rounds of targets leave some without a connection.
+    parts.retain(|part| !part.is_empty());
+    let threads = parts.len();
+    parts
+        .into_iter()
+        .enumerate()
+        .map(|(number, part)| {
+            Worker::new(plan, number, threads, part, sender.clone())
+                .map_err(|error| format!("no event queue: {error}"))
+        })
+        .collect()
 }
 
-impl Worker<'_> {
-    fn open(&mut self, number: usize, connection: &mut Connection) -> Result<(), String> {
-        let target = &self.plan.targets[connection.target];
-        let fail = |error: std::io::Error| format!("cannot connect to {}: {error}", target.url);
-        let stream = std::net::TcpStream::connect_timeout(&target.addr, self.plan.timeout).map_err(fail)?;
-        stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(fail)?;
-        let mut stream = TcpStream::from_std(stream);
-        let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(number), both).map_err(fail)?;
-        connection.stream = Some(stream);
-        connection.output.clear();
-        connection.written = 0;
-        connection.input.clear();
-        connection.parser = Parser::default();
-        Ok(())
-    }
-
-    fn serve(&mut self, all: &mut [Connection]) {
-        let mut events = Events::with_capacity(1024);
-        for (number, connection) in all.iter_mut().enumerate() {
-            self.go_on(number, connection);
+fn watch(
+    shared: &Shared<'_>,
+    receiver: &Receiver<Message>,
+    interrupted: &AtomicBool,
+    progress: &mut impl FnMut(Progress),
+) -> Vec<Second> {
+    let mut seconds = Seconds::default();
+    let mut ticked = Instant::now();
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(20)) {
+            Ok(Message::Interval(part)) => seconds.add(*part),
+            Ok(Message::Thousand(thousand)) => progress(Progress::Thousand(thousand)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return seconds.finish(),
         }
-        let mut checked = Instant::now();
-        while all.iter().any(|connection| !connection.flights.is_empty()) {
-            if self.poll.poll(&mut events, Some(Duration::from_millis(50))).is_err() {
-                continue;
-            }
-            for event in &events {
-                let Token(number) = event.token();
-                self.read(number, &mut all[number]);
-            }
-            if self.plan.deadline.is_some_and(|deadline| self.begun.elapsed() >= deadline) {
-                self.plan.stop.store(true, Ordering::Relaxed);
-            }
-            if checked.elapsed() > Duration::from_millis(100) {
-                checked = Instant::now();
-                for (number, connection) in all.iter_mut().enumerate() {
-                    if connection
-                        .flights
-                        .front()
-                        .is_some_and(|flight| flight.sent.elapsed() > self.plan.timeout)
-                    {
-                        self.lose(number, connection, Failure::Timeout);
-                    }
-                }
-            }
+        if interrupted.load(Ordering::Relaxed) {
+            shared.stop.store(true, Ordering::Relaxed);
         }
-    }
-
-    /// Fills the pipeline and writes.
-    fn go_on(&mut self, number: usize, connection: &mut Connection) {
-        let plan = self.plan;
-        let target = &plan.targets[connection.target];
-        let now = Instant::now();
-        while connection.flights.len() < plan.pipeline && !plan.stop.load(Ordering::Relaxed) {
-            let index = plan.next.fetch_add(1, Ordering::Relaxed);
-            if index >= plan.requests {
-                break;
-            }
-            let (op, key) = plan.workload.pick(index);
-            plan.workload.request(&mut connection.output, op, key, &target.prefix, &target.tail);
-            connection.flights.push_back(Flight { op, key, sent: now });
-            self.stats.sent += 1;
-        }
-        let Some(stream) = &mut connection.stream else { return };
-        while connection.written < connection.output.len() {
-            match stream.write(&connection.output[connection.written..]) {
-                Ok(bytes) => connection.written += bytes,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // The read that follows says what became of the connection.
-                Err(_) => return self.lose(number, connection, Failure::Reset),
-            }
-        }
-        connection.output.clear();
-        connection.written = 0;
-    }
-
-    fn read(&mut self, number: usize, connection: &mut Connection) {
-        let mut buffer = [0; 64 * 1024];
-        loop {
-            let Some(stream) = &mut connection.stream else { return };
-            match stream.read(&mut buffer) {
-                Ok(0) => {
-                    self.answers(connection, true);
-                    if connection.stream.is_some() {
-                        self.lose(number, connection, Failure::Reset);
-                    }
-                    return;
-                }
-                Ok(bytes) => {
-                    connection.input.extend_from_slice(&buffer[..bytes]);
-                    let open = self.answers(connection, false);
-                    if connection.input.len() > ANSWER_BYTES_MAX {
-                        return self.lose(number, connection, Failure::Verify);
-                    }
-                    if !open {
-                        return self.lose(number, connection, Failure::Reset);
-                    }
-                    if bytes < buffer.len() {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return self.lose(number, connection, Failure::Reset),
-            }
-        }
-        self.go_on(number, connection);
-    }
-
-    /// Takes the answers that have come; false if the server closes behind the last of them.
-    fn answers(&mut self, connection: &mut Connection, eof: bool) -> bool {
-        let now = Instant::now();
-        let mut used_all = 0;
-        let mut open = true;
-        while let Some(flight) = connection.flights.front() {
-            match connection.parser.parse(&connection.input[used_all..], eof) {
-                Parsed::Partial => break,
-                Parsed::Bad => {
-                    open = false;
-                    break;
-                }
-                Parsed::Done { status, close, used, start, end, chunked } => {
-                    let body = match chunked {
-                        true => connection.parser.body.as_slice(),
-                        false => &connection.input[used_all + start..used_all + end],
-                    };
-                    let latency = now.duration_since(flight.sent).as_nanos() as u64;
-                    let plan = self.plan;
-                    let failure = if plan.verify == Verify::None {
-                        None
-                    } else if status != 200 {
-                        Some(Failure::Http(status))
-                    } else {
-                        let right = plan.verify == Verify::Status
-                            || plan.workload.body_is_right(&mut self.scratch, flight.op, flight.key, body);
-                        (!right).then_some(Failure::Verify)
-                    };
-                    match failure {
-                        Some(failure) => {
-                            plan.failed.fetch_add(1, Ordering::Relaxed);
-                            self.stats.fail(failure, latency);
-                        }
-                        None => {
-                            let op = OPS.iter().position(|(op, _)| *op == flight.op).unwrap_or(0);
-                            self.stats.service[op].saturating_record(latency.max(1));
-                        }
-                    }
-                    plan.done.fetch_add(1, Ordering::Relaxed);
-                    self.stats.end_ns = self.begun.elapsed().as_nanos() as u64;
-                    connection.failures_in_a_row = 0;
-                    connection.flights.pop_front();
-                    used_all += used;
-                    if close {
-                        open = false;
-                        break;
-                    }
-                }
-            }
-        }
-        connection.input.drain(..used_all);
-        open
-    }
-
-    /// The connection is over: what was in flight has failed; another one takes its place.
-    fn lose(&mut self, number: usize, connection: &mut Connection, why: Failure) {
-        connection.stream = None;
-        while let Some(flight) = connection.flights.pop_front() {
-            self.stats.fail(why, flight.sent.elapsed().as_nanos() as u64);
-            self.plan.failed.fetch_add(1, Ordering::Relaxed);
-            self.plan.done.fetch_add(1, Ordering::Relaxed);
-        }
-        let more = self.plan.next.load(Ordering::Relaxed) < self.plan.requests;
-        while more && !self.plan.stop.load(Ordering::Relaxed) {
-            self.stats.reconnects += 1;
-            match self.open(number, connection) {
-                Ok(()) => return self.go_on(number, connection),
-                Err(_) if connection.failures_in_a_row < RECONNECTS_MAX => {
-                    connection.failures_in_a_row += 1;
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Err(_) => {
-                    // Its next request fails without having been sent, so that the count comes out.
-                    let index = self.plan.next.fetch_add(1, Ordering::Relaxed);
-                    if index >= self.plan.requests {
-                        return;
-                    }
-                    self.stats.fail(Failure::Connect, 1);
-                    self.plan.failed.fetch_add(1, Ordering::Relaxed);
-                    self.plan.done.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+        if ticked.elapsed() >= Duration::from_millis(100) {
+            ticked = Instant::now();
+            let sum = |of: fn(&Shown) -> &AtomicU64| {
+                shared.shown.iter().map(|shown| of(shown).load(Ordering::Relaxed)).sum()
+            };
+            let (ok, failed) = (sum(|shown| &shown.ok), sum(|shown| &shown.failed));
+            progress(Progress::Tick { ok, failed, elapsed: shared.origin.elapsed() });
         }
     }
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 /// The longest time kept apart: 10 minutes; longer ones are counted there (the timeout is far below).
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
 
+/// Nanoseconds with three digits, so that a bucket is at most 0.1 % wide.
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1000, LATENCY_MAX_NS, 3).expect("bounds are constants")
+    Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("bounds are constants")
 }
 
 /// Why a request failed.
@@ -21,7 +22,7 @@ pub enum Failure {
     Http(u16),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Errors {
     pub connect: u64,
     pub timeout: u64,
@@ -30,36 +31,53 @@ pub struct Errors {
     pub http: BTreeMap<u16, u64>,
 }
 
-/// One second of the run.
+/// What ended in one second of the run, on one thread.
 #[derive(Clone)]
 pub struct Interval {
+    /// Seconds since the warm-up.
     pub index: u64,
     pub failed: u64,
-    pub response: Histogram<u64>,
+    /// The clock that counts: from the intended send in an open loop, from the real one in a closed loop.
+    pub latency: Histogram<u64>,
+}
+
+impl Interval {
+    pub fn new(index: u64) -> Self {
+        Self { index, failed: 0, latency: histogram() }
+    }
 }
 
 #[derive(Clone)]
 pub struct Stats {
+    /// Requests that were begun: `ok + failed + unfinished`.
     pub sent: u64,
     pub failed: u64,
-    /// Requests in flight when the drain ended.
+    /// In flight at the end and not answered in the drain.
     pub unfinished: u64,
-    /// Open loop: arrivals that came due but never met a free connection.
+    /// Open loop: arrivals that came due and were never sent.
     pub late: u64,
+    /// Those of them that a free connection could have taken: the client's own fault.
+    pub late_client: u64,
     pub errors: Errors,
-    /// By operation, from the intended send; closed loop: the same as `service`.
+    /// By operation, from the intended send; empty in a closed loop.
     pub response: [Histogram<u64>; OPS.len()],
+    /// By operation, from the real send.
     pub service: [Histogram<u64>; OPS.len()],
     pub failures: Histogram<u64>,
-    /// Open loop: sends at most `TIMELY_NS` late while a connection was free.
+    /// Verified answers that came before the deadline; without one, all of them.
+    pub ok_in_window: u64,
+    /// Open loop: sends at most `TIMELY_NS` late, counted from when a connection was free.
     pub timely: u64,
+    /// Open loop: the most arrivals that waited for a connection on one thread.
     pub backlog_max: u64,
     pub reconnects: u64,
+    /// Threads that found no server for as long as the timeout and sent no more.
+    pub gave_up: u64,
     pub cpu_user_ns: u64,
     pub cpu_sys_ns: u64,
     /// The busiest thread's CPU time over wall time.
     pub thread_util_max: f64,
-    /// When the last counted answer came, from the start.
+    /// When the last counted answer came, from the end of the warm-up.
     pub end_ns: u64,
 }
 
@@ -70,13 +88,16 @@ impl Default for Stats {
             failed: 0,
             unfinished: 0,
             late: 0,
+            late_client: 0,
             errors: Errors::default(),
             response: std::array::from_fn(|_| histogram()),
             service: std::array::from_fn(|_| histogram()),
             failures: histogram(),
+            ok_in_window: 0,
             timely: 0,
             backlog_max: 0,
             reconnects: 0,
+            gave_up: 0,
             cpu_user_ns: 0,
             cpu_sys_ns: 0,
             thread_util_max: 0.0,
@@ -107,6 +128,7 @@ impl Stats {
         self.failed += other.failed;
         self.unfinished += other.unfinished;
         self.late += other.late;
+        self.late_client += other.late_client;
         self.errors.connect += other.errors.connect;
         self.errors.timeout += other.errors.timeout;
         self.errors.reset += other.errors.reset;
@@ -121,9 +143,11 @@ impl Stats {
             mine.add(theirs).expect("same bounds");
         }
         self.failures.add(&other.failures).expect("same bounds");
+        self.ok_in_window += other.ok_in_window;
         self.timely += other.timely;
-        self.backlog_max += other.backlog_max;
+        self.backlog_max = self.backlog_max.max(other.backlog_max);
         self.reconnects += other.reconnects;
+        self.gave_up += other.gave_up;
         self.cpu_user_ns += other.cpu_user_ns;
         self.cpu_sys_ns += other.cpu_sys_ns;
         self.thread_util_max = self.thread_util_max.max(other.thread_util_max);
@@ -137,4 +161,33 @@ pub fn all(of: &[Histogram<u64>]) -> Histogram<u64> {
         sum.add(one).expect("same bounds");
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Threads together are what one thread would have counted, and maxima are not sums.
+    #[test]
+    fn adding_loses_nothing() {
+        let (mut left, mut right, mut both) = (Stats::default(), Stats::default(), Stats::default());
+        for n in 1..=1000u64 {
+            let part = if n % 3 == 0 { &mut left } else { &mut right };
+            for stats in [part, &mut both] {
+                stats.sent += 1;
+                stats.service[(n % 4) as usize].record(n * n * 1000).unwrap();
+                if n % 7 == 0 {
+                    stats.fail(Failure::Http(500 + (n % 2) as u16), n);
+                }
+            }
+        }
+        (left.backlog_max, right.backlog_max) = (7, 5);
+        (left.thread_util_max, right.thread_util_max) = (0.2, 0.5);
+        left.add(&right);
+        assert_eq!(left.service, both.service);
+        assert_eq!(left.failures, both.failures);
+        assert_eq!(left.errors, both.errors);
+        assert_eq!((left.sent, left.failed, left.ok()), (both.sent, both.failed, both.ok()));
+        assert_eq!((left.backlog_max, left.thread_util_max), (7, 0.5));
+    }
 }

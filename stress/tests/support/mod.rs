@@ -1,0 +1,152 @@
+//! A server that answers as it is told to, and the tool run against it.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What the server does about its n-th request; `None`: it closes the connection.
+pub type Script = fn(u64, &str) -> Option<String>;
+
+pub struct Fixture {
+    pub url: String,
+    pub requests: Arc<AtomicU64>,
+}
+
+impl Fixture {
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+pub fn serve(script: Script) -> Fixture {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&requests);
+    std::thread::spawn(move || accept(&listener, &counted, script));
+    Fixture { url, requests }
+}
+
+/// A thread a connection, for ever.
+pub fn accept(listener: &TcpListener, counted: &Arc<AtomicU64>, script: Script) {
+    for mut stream in listener.incoming().flatten() {
+        let counted = Arc::clone(counted);
+        let _ = stream.set_nodelay(true);
+        std::thread::spawn(move || {
+            let (mut held, mut buffer) = (Vec::new(), [0; 4096]);
+            while let Ok(bytes @ 1..) = stream.read(&mut buffer) {
+                held.extend_from_slice(&buffer[..bytes]);
+                let mut answers = String::new();
+                while let Some(end) = held.windows(4).position(|four| four == b"\r\n\r\n") {
+                    let head: Vec<u8> = held.drain(..end + 4).collect();
+                    let head = String::from_utf8_lossy(&head).into_owned();
+                    // The tool asks once before and once after a run; that is no part of it.
+                    if head.starts_with("GET /status ") {
+                        answers += "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+                        continue;
+                    }
+                    let number = counted.fetch_add(1, Ordering::SeqCst);
+                    match script(number, &head) {
+                        Some(answer) => answers += &answer,
+                        None => {
+                            let _ = stream.write_all(answers.as_bytes());
+                            return;
+                        }
+                    }
+                }
+                if stream.write_all(answers.as_bytes()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+pub fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// What meshkv would answer, had all keys been set.
+pub fn right(request: &str) -> String {
+    let Some(key) = request.strip_prefix("GET /get?k=stress:") else { return ok("{\"success\":true}") };
+    ok(&format!("\"value:{}\"", key.split(' ').next().unwrap_or("")))
+}
+
+/// The tool without the environment's say.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshkv-stress"));
+    for name in ["SERVICE_URL", "STRESS_AMOUNT", "STRESS_CLUSTERS", "STRESS_WORKERS", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = command().args(arguments).output().expect("runs");
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), text)
+}
+
+/// With eight connections on two threads.
+pub fn stress(url: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    run(&[arguments, &["-c", "8", "-t", "2", url]].concat())
+}
+
+/// The same, and its JSON report.
+pub fn report(url: &str, arguments: &[&str]) -> (Option<i32>, String, serde_json::Value) {
+    let file = temporary("json");
+    let path = file.0.to_str().expect("text");
+    let (code, text) = stress(url, &[arguments, &["--json", path]].concat());
+    let json = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (code, text, serde_json::from_str(&json).expect("JSON"))
+}
+
+/// A name for a file that goes away with the test.
+pub struct Temporary(pub PathBuf);
+
+pub fn temporary(extension: &str) -> Temporary {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("meshkv-stress-{}-{number}.{extension}", std::process::id());
+    Temporary(std::env::temp_dir().join(name))
+}
+
+impl Temporary {
+    pub fn path(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A number somewhere in a report, by its path.
+pub fn n(report: &serde_json::Value, path: &str) -> u64 {
+    report.pointer(path).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{path}: {report}"))
+}
+
+/// What must hold of the counts of every report.
+pub fn balanced(report: &serde_json::Value) {
+    let count = |name: &str| n(report, &format!("/counts/{name}"));
+    assert_eq!(count("sent"), count("ok") + count("failed") + count("unfinished"), "{report}");
+    let http: u64 = report["counts"]["errors"]["http"]
+        .as_object()
+        .map_or(0, |map| map.values().filter_map(serde_json::Value::as_u64).sum());
+    let classes: u64 =
+        ["connect", "timeout", "reset", "verify"].iter().map(|class| count(&format!("errors/{class}"))).sum();
+    assert_eq!(count("failed"), classes + http, "{report}");
+    assert_eq!(n(report, "/latency/service/all/count"), count("ok"));
+    assert_eq!(n(report, "/latency/failed/count"), count("failed"));
+    let sum = |name: &str| -> u64 {
+        report["intervals"].as_array().expect("a list").iter().map(|second| n(second, name)).sum()
+    };
+    assert_eq!((sum("/ok"), sum("/failed")), (count("ok"), count("failed")), "seconds add up: {report}");
+}
