@@ -4,6 +4,7 @@
 //! stdout, everything else to stderr. Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly, 128 plus
 //! the signal's number when a second signal cut a drain short.
 
+mod balance;
 mod healthcheck;
 mod log;
 mod manual;
@@ -73,6 +74,12 @@ enum Command {
     /// second signal ends it at once.
     #[command(after_long_help = EXAMPLES)]
     Serve(NodeArgs),
+    /// Balance TCP connections over the containers of a compose service, or over a list
+    ///
+    /// Finds the containers by itself through the Docker engine, routes to those that are healthy, and follows
+    /// them as they come, go, pause and restart. Needs nothing but the engine's socket; --backends, --backends-file
+    /// and --dns-name do without it. SIGTERM drains for at most 8 s; SIGHUP reads the file again.
+    Balance(balance::BalanceArgs),
     /// Validate the configuration, print it with the origin of each value, and exit
     ///
     /// Takes the flags and the environment of `serve`, opens no port and starts nothing.
@@ -212,6 +219,7 @@ pub(crate) fn run() -> ExitCode {
     let outcome = match cli.command {
         None => serve::run(cli.node, &environment),
         Some(Command::Serve(node)) => serve::run(node, &environment),
+        Some(Command::Balance(flags)) => balance::run(flags, &environment),
         Some(Command::Check(node)) => check(node, &environment),
         Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments, &environment),
         Some(Command::Completions { shell }) => print(&manual::completions(shell, description.clone())),

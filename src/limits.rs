@@ -113,6 +113,38 @@ pub const VANISHED_MS_MAX: u64 = 60_000;
 const _: () = assert!(LIST_QUIET_MS < LIST_APART_MS && LIST_APART_MS < LIST_PERIOD_BLIND_MS);
 const _: () = assert!(LIST_PERIOD_BLIND_MS < LIST_PERIOD_MS && ENGINE_RETRY_MS_MIN < ENGINE_RETRY_MS_MAX);
 
+/// Bytes that one read of the relay may bring; what the other side does not take of them is kept.
+pub const RELAY_BUFFER_BYTES: usize = 64 * 1024;
+/// Reads of one direction before the relay turns to other connections.
+pub const RELAY_ROUNDS_MAX: usize = 16;
+/// Bytes that a pipe for bulk should hold.
+pub const RELAY_PIPE_BYTES: usize = 512 * 1024;
+/// Pipes that one worker of the relay uses at once; what goes beyond is copied.
+pub const RELAY_PIPES_MAX: usize = 64;
+/// How long one attempt to reach a backend may take, in milliseconds.
+pub const CONNECT_ATTEMPT_MS: u64 = 500;
+/// How long all attempts of one connection may take, waiting included, in milliseconds.
+pub const CONNECT_TOTAL_MS: u64 = 2_000;
+/// How long a client waits while there is no backend for it, in milliseconds; then it is answered 503.
+pub const WAIT_MS: u64 = 1_000;
+/// Clients of one worker that wait so; more are answered 503 at once.
+pub const WAITING_MAX: usize = 4_096;
+/// A connection on which nothing moves is closed after this, in milliseconds.
+pub const RELAY_IDLE_MS: u64 = 3_600_000;
+/// ... and after this once one side has ended.
+pub const RELAY_HALF_CLOSED_MS: u64 = 60_000;
+/// How long a stopping balancer waits for its connections: less than the ten seconds that Docker gives.
+pub const BALANCER_DRAIN_MS: u64 = 8_000;
+/// Clients of the status pages at once; more are closed.
+pub const STATUS_CLIENTS_MAX: usize = 64;
+/// What a client of the status pages may take, in milliseconds.
+pub const STATUS_MS: u64 = 5_000;
+/// Bytes of a file with backends.
+pub const BACKENDS_FILE_BYTES_MAX: usize = 256 * 1024;
+
+const _: () = assert!(CONNECT_ATTEMPT_MS * 3 <= CONNECT_TOTAL_MS && WAIT_MS < CONNECT_TOTAL_MS);
+const _: () = assert!(BALANCER_DRAIN_MS < 10_000 && RELAY_HALF_CLOSED_MS < RELAY_IDLE_MS);
+
 const _: () = assert!(STRIPES_DEFAULT.is_power_of_two());
 const _: () = assert!(REQUEST_LINE_BYTES_MAX + HEADER_BYTES_MAX + 1024 <= READ_SLOT_BYTES);
 const _: () = assert!(KEY_CHARS_DEFAULT <= KEY_CHARS_MAX && VALUE_CHARS_DEFAULT <= VALUE_CHARS_MAX);

@@ -31,8 +31,10 @@ fn write_page(command: &Command) -> std::io::Result<Vec<u8>> {
     manual.render_description_section(&mut page)?;
     commands(command).to_writer(&mut page)?;
     manual.render_options_section(&mut page)?;
-    healthcheck_options(command).to_writer(&mut page)?;
-    environment().to_writer(&mut page)?;
+    for name in ["balance", "healthcheck"] {
+        options_of(command, name).to_writer(&mut page)?;
+    }
+    environment(command).to_writer(&mut page)?;
     fixed_sections().to_writer(&mut page)?;
     Ok(page)
 }
@@ -52,10 +54,10 @@ fn commands(command: &Command) -> Roff {
     section
 }
 
-fn healthcheck_options(command: &Command) -> Roff {
+fn options_of(command: &Command, name: &str) -> Roff {
     let mut section = Roff::new();
-    section.control("SH", ["HEALTHCHECK OPTIONS"]);
-    let arguments = command.find_subcommand("healthcheck").into_iter().flat_map(Command::get_arguments);
+    section.control("SH", [format!("{} OPTIONS", name.to_uppercase()).as_str()]);
+    let arguments = command.find_subcommand(name).into_iter().flat_map(Command::get_arguments);
     for argument in arguments.filter(|argument| argument.get_id() != "help") {
         section.control("TP", []);
         section.text([bold(argument.to_string())]);
@@ -66,7 +68,15 @@ fn healthcheck_options(command: &Command) -> Roff {
     section
 }
 
-fn environment() -> Roff {
+/// The flag as it is written, which is not always its id.
+fn flag_in(command: &Command, id: &str) -> String {
+    let mut everywhere = std::iter::once(command).chain(command.get_subcommands());
+    let argument = everywhere.find_map(|one| one.get_arguments().find(|argument| argument.get_id() == id));
+    let long = argument.and_then(clap::Arg::get_long);
+    long.map_or_else(|| settings::flag_of(id), |long| format!("--{long}"))
+}
+
+fn environment(command: &Command) -> Roff {
     let mut section = Roff::new();
     section.control("SH", ["ENVIRONMENT"]);
     section.text([roman(
@@ -79,7 +89,7 @@ fn environment() -> Roff {
             section.text([bold(*name)]);
             section.text([roman(match *name {
                 "MESHKV_SECRET" => "The secret itself.".to_owned(),
-                _ => format!("See {}.", settings::flag_of(setting.id)),
+                _ => format!("See {}.", flag_in(command, setting.id)),
             })]);
         }
     }

@@ -48,6 +48,27 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("secret_file", &["MESHKV_SECRET_FILE", "MESHKV_SECRET"], "none"),
     setting("log_format", &["MESHKV_LOG_FORMAT"], "text"),
     setting("log_level", &["MESHKV_LOG_LEVEL"], "info"),
+    setting("service_port", &["MESHKV_BALANCE_PORT", "SERVICE_PORT"], "8080"),
+    setting("status_port", &["MESHKV_BALANCE_STATUS_PORT"], "9900"),
+    setting(
+        "balance_connections",
+        &["MESHKV_BALANCE_MAX_CONNECTIONS", "MAX_CONNECTIONS"],
+        "from the descriptor limit, at most 65536",
+    ),
+    setting("docker", &["MESHKV_BALANCE_DOCKER", "DOCKER_API_LOCATION"], "/var/run/docker.sock"),
+    setting("group_name", &["MESHKV_BALANCE_GROUP_NAME", "GROUP_NAME"], "database"),
+    setting("group_port", &["MESHKV_BALANCE_GROUP_PORT", "GROUP_PORT"], "8080"),
+    setting("group_project", &["MESHKV_BALANCE_GROUP_PROJECT", "GROUP_PROJECT"], "our own, or the only one"),
+    setting(
+        "group_network",
+        &["MESHKV_BALANCE_GROUP_NETWORK", "GROUP_NETWORK"],
+        "one that we are in as well",
+    ),
+    setting("backends", &["MESHKV_BALANCE_BACKENDS", "BACKENDS"], "none: ask the engine"),
+    setting("backends_file", &["MESHKV_BALANCE_BACKENDS_FILE", "BACKENDS_FILE"], "none"),
+    setting("dns_name", &["MESHKV_BALANCE_DNS_NAME", "DNS_NAME"], "none"),
+    setting("check", &["MESHKV_BALANCE_CHECK", "CHECK"], "http"),
+    setting("select", &["MESHKV_BALANCE_SELECT", "SELECT"], "round-robin"),
     setting("url", &["MESHKV_HEALTHCHECK_URL"], "the node of this environment"),
     setting("timeout", &["MESHKV_HEALTHCHECK_TIMEOUT"], "3"),
 ];
@@ -115,7 +136,7 @@ fn digits<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-fn word<T: ValueEnum>(text: &str) -> Result<T, String> {
+pub(super) fn word<T: ValueEnum>(text: &str) -> Result<T, String> {
     T::from_str(text, true).map_err(|_| {
         let words: Vec<String> = T::value_variants()
             .iter()

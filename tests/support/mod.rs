@@ -1,6 +1,8 @@
 //! A node as a process, and a client that sends exactly the bytes it is told to.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+pub mod balance;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};

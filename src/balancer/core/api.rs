@@ -17,6 +17,9 @@ pub struct ApiVersion {
 }
 
 impl ApiVersion {
+    /// The least that is understood here.
+    pub const LEAST: ApiVersion = OURS_MIN;
+
     #[must_use]
     pub fn parse(text: &str) -> Option<ApiVersion> {
         let (major, minor) = text.split_once('.')?;

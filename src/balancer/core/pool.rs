@@ -16,7 +16,7 @@ use crate::limits::{
     CHECK_PERIOD_MS, CHECK_PERIOD_UNSETTLED_MS, FAILURES_TO_DOWN, PASSES_TO_UP, PASSIVE_WINDOW_MS,
     SIGNALLED_MS_MAX, VANISHED_MS_MAX,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 /// How health is found out.
@@ -155,12 +155,47 @@ pub struct Pool {
     jitter: Jitter,
     /// Changes whenever the routes may have changed.
     revision: u64,
+    /// What is not listed does not run: its connections have nobody at the other end.
+    vanishing_is_death: bool,
+    /// Slots of what died, oldest first.
+    dead: VecDeque<u64>,
 }
+
+/// Dead slots that are remembered: long enough for their connections to be found.
+const DEAD_MAX: usize = 1024;
 
 impl Pool {
     #[must_use]
     pub fn new(mode: CheckMode, seed: u64) -> Pool {
-        Pool { mode, backends: BTreeMap::new(), next_slot: 1, jitter: Jitter::new(seed), revision: 0 }
+        Pool {
+            mode,
+            backends: BTreeMap::new(),
+            next_slot: 1,
+            jitter: Jitter::new(seed),
+            revision: 0,
+            vanishing_is_death: false,
+            dead: VecDeque::new(),
+        }
+    }
+
+    /// The lists are those of an engine: what they do not name is dead, not merely taken out of service.
+    pub fn vanishing_is_death(&mut self) {
+        self.vanishing_is_death = true;
+    }
+
+    /// Slots whose backends are dead, in order: connections to them must not be left hanging.
+    #[must_use]
+    pub fn dead(&self) -> Vec<u64> {
+        let mut dead: Vec<u64> = self.dead.iter().copied().collect();
+        dead.sort_unstable();
+        dead
+    }
+
+    fn died(dead: &mut VecDeque<u64>, slot: u64) {
+        dead.push_back(slot);
+        if dead.len() > DEAD_MAX {
+            dead.pop_front();
+        }
     }
 
     /// All backends, ordered by id.
@@ -192,6 +227,9 @@ impl Pool {
             if !older(backend) && !list.iter().any(|listed| listed.id == backend.id) && !backend.vanished {
                 backend.vanished = true;
                 let reason = "it is no longer listed";
+                if self.vanishing_is_death {
+                    Self::died(&mut self.dead, backend.slot);
+                }
                 Self::become_state(&mut self.revision, backend, now_ms, State::Draining, reason);
             }
         }
@@ -268,6 +306,10 @@ impl Pool {
         let Some(backend) = self.backends.get_mut(&listed.id) else { return };
         let unchanged =
             backend.state == State::Unreachable && listed.place.as_ref().err() == Some(&backend.reason);
+        let address = listed.place.as_ref().ok();
+        if self.vanishing_is_death && backend.address.is_some() && backend.address.as_ref() != address {
+            Self::died(&mut self.dead, backend.slot);
+        }
         backend.slot = slot;
         backend.address = listed.place.as_ref().ok().copied();
         backend.passes = 0;
@@ -322,6 +364,9 @@ impl Pool {
                 (State::Draining, "it got a stop signal")
             }
             Act::Die => {
+                if !backend.vanished {
+                    Self::died(&mut self.dead, backend.slot);
+                }
                 backend.vanished = true;
                 (State::Draining, "it died")
             }
