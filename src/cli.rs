@@ -10,6 +10,7 @@ mod log;
 mod manual;
 mod serve;
 mod settings;
+mod up;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use meshkv::config::{AckLevel, MemorySize};
@@ -80,6 +81,16 @@ enum Command {
     /// them as they come, go, pause and restart. Needs nothing but the engine's socket; --backends, --backends-file
     /// and --dns-name do without it. SIGTERM drains for at most 8 s; SIGHUP reads the file again.
     Balance(balance::BalanceArgs),
+    /// Run a whole mesh on this machine: nodes and a balancer before them, one process tree
+    ///
+    /// Ctrl-C ends all of it. From another terminal: `meshkv up status`, `meshkv up add`, `meshkv up kill n2`.
+    Up(up::UpArgs),
+    /// A node that ends with its parent
+    #[command(hide = true)]
+    Member(NodeArgs),
+    /// Removes a file when its input ends
+    #[command(hide = true)]
+    Janitor { path: PathBuf },
     /// Validate the configuration, print it with the origin of each value, and exit
     ///
     /// Takes the flags and the environment of `serve`, opens no port and starts nothing.
@@ -220,6 +231,9 @@ pub(crate) fn run() -> ExitCode {
         None => serve::run(cli.node, &environment),
         Some(Command::Serve(node)) => serve::run(node, &environment),
         Some(Command::Balance(flags)) => balance::run(flags, &environment),
+        Some(Command::Up(arguments)) => up::run(arguments, &environment),
+        Some(Command::Member(node)) => up::member(node, &environment),
+        Some(Command::Janitor { path }) => up::clean_up(&path),
         Some(Command::Check(node)) => check(node, &environment),
         Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments, &environment),
         Some(Command::Completions { shell }) => print(&manual::completions(shell, description.clone())),

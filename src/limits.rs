@@ -135,6 +135,8 @@ pub const RELAY_IDLE_MS: u64 = 3_600_000;
 pub const RELAY_HALF_CLOSED_MS: u64 = 60_000;
 /// How long a stopping balancer waits for its connections: less than the ten seconds that Docker gives.
 pub const BALANCER_DRAIN_MS: u64 = 8_000;
+/// Nodes that `meshkv up` starts on one machine.
+pub const UP_NODES_MAX: usize = 64;
 /// Clients of the status pages at once; more are closed.
 pub const STATUS_CLIENTS_MAX: usize = 64;
 /// What a client of the status pages may take, in milliseconds.

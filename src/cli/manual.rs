@@ -31,7 +31,7 @@ fn write_page(command: &Command) -> std::io::Result<Vec<u8>> {
     manual.render_description_section(&mut page)?;
     commands(command).to_writer(&mut page)?;
     manual.render_options_section(&mut page)?;
-    for name in ["balance", "healthcheck"] {
+    for name in ["balance", "up", "healthcheck"] {
         options_of(command, name).to_writer(&mut page)?;
     }
     environment(command).to_writer(&mut page)?;
@@ -45,7 +45,7 @@ fn commands(command: &Command) -> Roff {
     section.text([roman(
         "Without a command, a node runs as with serve. serve and check take the OPTIONS below.",
     )]);
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()) {
         section.control("TP", []);
         section.text([bold(format!("meshkv {}", sub.get_name()))]);
         let text = sub.get_long_about().or(sub.get_about()).map(ToString::to_string).unwrap_or_default();

@@ -69,6 +69,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("dns_name", &["MESHKV_BALANCE_DNS_NAME", "DNS_NAME"], "none"),
     setting("check", &["MESHKV_BALANCE_CHECK", "CHECK"], "http"),
     setting("select", &["MESHKV_BALANCE_SELECT", "SELECT"], "round-robin"),
+    setting("nodes", &["MESHKV_UP_NODES"], "3"),
+    setting("up_port", &["MESHKV_UP_PORT", "PORT"], "8080"),
     setting("url", &["MESHKV_HEALTHCHECK_URL"], "the node of this environment"),
     setting("timeout", &["MESHKV_HEALTHCHECK_TIMEOUT"], "3"),
 ];
