@@ -3,8 +3,11 @@
 //! can be asked for.
 
 pub mod arrival;
+pub mod compare;
+mod compat;
 mod connection;
 pub mod intervals;
+mod lag;
 pub mod machine;
 pub mod modes;
 pub mod options;
@@ -13,8 +16,10 @@ pub mod report;
 pub mod response;
 pub mod run;
 pub mod significance;
+pub mod slo;
 pub mod stats;
 mod status;
+mod sweep;
 mod tally;
 pub mod target;
 mod worker;

@@ -16,7 +16,7 @@ use std::time::Duration;
     version,
     args_conflicts_with_subcommands = true,
     after_help = "Without a mode it runs: meshkv-stress -n 1m http://127.0.0.1:8080\n\
-    Exit codes: 0 all is well, 1 errors or unreachable, 2 usage, 4 INVALID (the client could not keep up), \
+    Exit codes: 0 all is well, 1 errors or unreachable, 2 usage, 3 an objective missed or a regression, 4 INVALID (the client could not keep up), \
     130 interrupted.\n\
     A get of a key that nobody has set is a 404 and counts as an error: `load` sets the keys first."
 )]
@@ -35,6 +35,29 @@ pub enum Mode {
     Load(Box<Options>),
     /// Gets each of -n keys from every server
     Verify(Box<Options>),
+    /// Raises the rate step by step until an objective is missed, and says where
+    Sweep {
+        /// The first rate
+        #[arg(long, default_value = "1000", value_parser = rate)]
+        from: f64,
+        /// What each rate is multiplied by
+        #[arg(long, default_value = "1.5", value_parser = factor)]
+        step: f64,
+        #[command(flatten)]
+        options: Box<Options>,
+    },
+    /// Sets on the first server and gets from the others until they show it
+    Lag(Box<Options>),
+    /// Tells whether the second report's runs differ from the first one's
+    Compare {
+        base: PathBuf,
+        new: PathBuf,
+        /// Changes up to this are none
+        #[arg(long, default_value = "1%", value_parser = percent)]
+        noise: f64,
+        #[arg(long, default_value = "auto")]
+        color: ColorChoice,
+    },
     /// Prints the report that --json wrote
     Show {
         file: PathBuf,
@@ -67,9 +90,9 @@ pub struct Options {
     /// Requests a second, sent when they are due whatever the server does [default: closed loop]
     #[arg(short = 'r', long, value_parser = rate)]
     pub rate: Option<f64>,
-    /// When requests are due
-    #[arg(long, value_enum, default_value = "poisson", requires = "rate")]
-    pub arrival: Arrival,
+    /// When requests are due, with --rate [default: poisson]
+    #[arg(long, value_enum)]
+    pub arrival: Option<Arrival>,
     /// Weights of the operations
     #[arg(long, default_value = "set=1", value_parser = mix)]
     pub mix: Mix,
@@ -102,6 +125,21 @@ pub struct Options {
     /// What the body of every answer to the template must be
     #[arg(long, requires = "template")]
     pub expect: Option<String>,
+    /// Times that the same is done, for an interval of the mean and for comparisons (at least 5)
+    #[arg(long, default_value = "1", value_parser = count)]
+    pub runs: u64,
+    /// Objectives, such as 'p99<2ms,errors=0' (also rate, error_rate, service.get.p99.9); missed: exit code 3
+    #[arg(long, value_name = "OBJECTIVES")]
+    pub slo: Option<String>,
+    /// A report to compare with; worse: exit code 3
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Changes from the baseline up to this are none
+    #[arg(long, default_value = "1%", value_parser = percent)]
+    pub noise: f64,
+    /// The output of the original stress tool, and nothing else on stdout
+    #[arg(long, conflicts_with_all = ["duration", "rate", "connections", "runs"])]
+    pub compat: bool,
     /// Write the whole report as JSON (schema: stress/report.schema.json)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -166,6 +204,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.trim_end_matches('%').parse().map_err(|_| "expected percent, such as 1%")?;
+    if (0.0..=100.0).contains(&number) { Ok(number / 100.0) } else { Err("out of range".into()) }
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a factor such as 1.5")?;
+    if (1.01..=100.0).contains(&number) { Ok(number) } else { Err("expected 1.01 to 100".into()) }
+}
+
 fn size(text: &str) -> Result<(usize, usize), String> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     match (low.parse(), high.parse()) {
@@ -205,6 +253,8 @@ impl Options {
             (self.template.is_some(), "--template"),
             (self.key_dist != "seq", "--key-dist"),
             (self.keys.is_some_and(|keys| keys != self.requests), "--keys"),
+            (self.runs > 1, "--runs"),
+            (self.compat, "--compat"),
         ] {
             if given {
                 return Err(format!("{flag} has no place here: each of -n keys is taken once"));
@@ -236,6 +286,10 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let threads =
             self.threads.unwrap_or(cores).clamp(1, (connections / targets.len() as u64).max(1)).min(1024);
+        // Errors and successes are counted in 32 bits each there.
+        if self.compat && self.requests > u64::from(u32::MAX) {
+            return Err("--compat: at most 4294967295 requests".to_owned());
+        }
         if self.pipeline.unwrap_or(1) > 65_536 {
             return Err("--pipeline: at most 65536".to_owned());
         }
@@ -245,16 +299,20 @@ impl Options {
             requests: self.duration.is_none().then_some(self.requests),
             duration: self.duration,
             warmup: self.warmup.unwrap_or(Duration::from_secs(if self.duration.is_some() { 2 } else { 0 })),
-            pace: self.rate.map(|rate| Pace { rate, arrival: self.arrival }),
+            pace: self.rate.map(|rate| Pace { rate, arrival: self.arrival() }),
             connections: connections as usize,
             threads: threads as usize,
             pipeline: self.pipeline.unwrap_or(1) as usize,
             timeout: self.timeout,
             verify: self.verify,
             seed: self.seed,
-            tell_thousands: false,
+            tell_thousands: self.compat,
         };
         Ok((plan, warning))
+    }
+
+    pub fn arrival(&self) -> Arrival {
+        self.arrival.unwrap_or(Arrival::Poisson)
     }
 
     fn keys(&self) -> u64 {
@@ -272,7 +330,7 @@ impl Options {
             threads: plan.threads as u64,
             pipeline: plan.pipeline as u64,
             rate: self.rate,
-            arrival: self.rate.map(|_| self.arrival),
+            arrival: self.rate.map(|_| self.arrival()),
             mix: self.mix.to_string(),
             keys: self.keys(),
             key_dist: self.key_dist.clone(),
@@ -282,6 +340,10 @@ impl Options {
             verify: plan.verify,
             template: self.template.clone(),
             expect: self.expect.clone(),
+            runs: self.runs,
+            noise: self.noise,
+            slo: self.slo.clone(),
+            baseline: self.baseline.as_ref().map(|path| path.display().to_string()),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! How a run is shown while it goes on: a bar on a terminal, a line a second elsewhere, both on stderr.
 
+use crate::compat;
 use crate::options::Options;
 use crate::run::{Plan, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Shower {
@@ -14,7 +15,11 @@ pub(crate) struct Shower {
 enum Kind {
     Nothing,
     Bar(ProgressBar),
-    Lines { last: Instant },
+    Lines {
+        last: Instant,
+    },
+    /// As the original tool did, on stdout.
+    Compat(compat::Lines),
 }
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -22,7 +27,9 @@ const EVERY: Duration = Duration::from_secs(1);
 impl Shower {
     pub(crate) fn new(options: &Options, plan: &Plan) -> Self {
         let duration = plan.duration.map(|duration| duration + plan.warmup);
-        let kind = if options.quiet || options.no_progress {
+        let kind = if options.compat {
+            Kind::Compat(compat::Lines::new(options.requests))
+        } else if options.quiet || options.no_progress {
             Kind::Nothing
         } else if std::io::stderr().is_terminal() {
             // With a duration, the bar is of time.
@@ -39,8 +46,18 @@ impl Shower {
     }
 
     pub(crate) fn show(&mut self, progress: Progress) {
-        let Progress::Tick { ok, failed, elapsed } = progress else { return };
+        let (ok, failed, elapsed) = match progress {
+            Progress::Tick { ok, failed, elapsed } => (ok, failed, elapsed),
+            Progress::Thousand(thousand) => {
+                if let Kind::Compat(lines) = &mut self.kind {
+                    // A closed pipe is no reason to stop.
+                    let _ = std::io::stdout().write_all(lines.add(thousand).as_bytes());
+                }
+                return;
+            }
+        };
         match &mut self.kind {
+            Kind::Compat(_) => {}
             Kind::Nothing => {}
             Kind::Bar(bar) => {
                 bar.set_position(self.duration.map_or(ok + failed, |_| elapsed.as_millis() as u64));

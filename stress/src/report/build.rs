@@ -56,6 +56,7 @@ impl Part {
             cpu_ns_per_req: cpu_per_request(stats),
             timely_ratio: self.target_rate.and_then(|_| timely_ratio(stats)),
             verdict: judge(stats, self.target_rate.is_some()).0,
+            slo_pass: None,
         }
     }
 }
@@ -158,6 +159,7 @@ fn intervals(parts: &[Part]) -> Vec<IntervalSummary> {
 }
 
 /// What surrounds the counts.
+#[derive(Clone)]
 pub struct Frame {
     pub config: Config,
     pub host: Host,
@@ -228,6 +230,8 @@ pub fn report(frame: Frame, parts: &[Part]) -> Report {
         },
         intervals: intervals(parts),
         runs: parts.iter().map(Part::summary).collect(),
+        baseline: None,
+        slo: Vec::new(),
         config: frame.config,
     }
 }

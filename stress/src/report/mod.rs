@@ -33,6 +33,9 @@ pub struct Report {
     pub latency: Latency,
     pub intervals: Vec<IntervalSummary>,
     pub runs: Vec<RunSummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Comparison>,
+    pub slo: Vec<SloResult>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,10 @@ pub struct Config {
     pub verify: crate::run::Verify,
     pub template: Option<String>,
     pub expect: Option<String>,
+    pub runs: u64,
+    pub noise: f64,
+    pub slo: Option<String>,
+    pub baseline: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -239,6 +246,47 @@ pub struct RunSummary {
     pub cpu_ns_per_req: u64,
     pub timely_ratio: Option<f64>,
     pub verdict: Verdict,
+    /// Whether the objectives were met; null without any.
+    pub slo_pass: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub base: String,
+    pub noise: f64,
+    pub metrics: Vec<Compared>,
+    pub regression: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    pub name: String,
+    pub base: f64,
+    pub new: f64,
+    /// (new - base) / base.
+    pub change: f64,
+    /// Two-sided, by Welch's t test; null where a side has one run.
+    pub p: Option<f64>,
+    pub outcome: Change,
+    /// Whether this metric decides about a regression, or is told for information.
+    pub decides: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    Same,
+    Better,
+    Worse,
+    /// Too few runs to tell.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SloResult {
+    pub expr: String,
+    pub value: f64,
+    pub pass: bool,
 }
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -1,6 +1,7 @@
 //! The report for the terminal.
 
-use super::{Config, Counts, H, Report, Verdict};
+use super::{Change, Comparison, Config, Counts, H, Report, Verdict};
+use crate::slo;
 use std::fmt::Write;
 
 /// Whether and how to colour.
@@ -54,17 +55,24 @@ fn name(of: &impl serde::Serialize) -> String {
 }
 
 pub fn load(config: &Config) -> String {
+    if config.mode == "lag" {
+        return "sets on the first server, gets on the others until they show it".to_owned();
+    }
     let kind = match (config.rate, &config.arrival) {
         (Some(rate), Some(arrival)) => format!("open loop, {rate:.0}/s {}", name(arrival)),
         _ => "closed loop (not safe from coordinated omission)".to_owned(),
     };
-    format!(
+    let mut text = format!(
         "{kind}, {} connections x {} deep, {} threads, warm-up {}",
         config.connections,
         config.pipeline,
         config.threads,
         seconds(config.warmup_ns)
-    )
+    );
+    if config.runs > 1 {
+        let _ = write!(text, ", {} runs", config.runs);
+    }
+    text
 }
 
 fn counts(counts: &Counts) -> String {
@@ -129,6 +137,9 @@ fn table(out: &mut String, report: &Report) {
 pub fn text(report: &Report, paint: Paint) -> String {
     let mut out = String::new();
     let config = &report.config;
+    if config.mode == "sweep" {
+        steps(&mut out, report);
+    }
     let _ = writeln!(out, "workload  {}", workload(config));
     for target in &report.target {
         let mut known = String::new();
@@ -196,7 +207,41 @@ pub fn text(report: &Report, paint: Paint) -> String {
             ms(worst.max)
         );
     }
+    if let Some(baseline) = &report.baseline {
+        out.push_str(&comparison(baseline, paint));
+    }
+    for slo in &report.slo {
+        let verdict = if slo.pass { paint.good("met") } else { paint.bad("MISSED") };
+        let _ = writeln!(
+            out,
+            "slo       {} {verdict} ({})",
+            slo.expr,
+            slo::parse(&slo.expr).map_or_else(|_| number(slo.value), |parsed| parsed[0].shown(slo.value))
+        );
+    }
     out
+}
+
+/// The steps of a sweep, one a line.
+fn steps(out: &mut String, report: &Report) {
+    let _ = writeln!(out, "  rate asked    answered      p50      p99    p99.9   errors  (ms)");
+    for step in &report.runs {
+        let outcome = match (step.verdict, step.slo_pass) {
+            (Verdict::Invalid, _) => "INVALID",
+            (Verdict::Valid, Some(false)) => "missed",
+            (Verdict::Valid, _) => "met",
+        };
+        let _ = writeln!(
+            out,
+            "  {:>10.0} {:>11.0} {:>8} {:>8} {:>8} {:>8}  {outcome}",
+            step.target_rate.unwrap_or(0.0),
+            step.rate,
+            ms(step.p50),
+            ms(step.p99),
+            ms(step.p99_9),
+            step.bad
+        );
+    }
 }
 
 fn rate(out: &mut String, report: &Report) {
@@ -218,4 +263,36 @@ fn rate(out: &mut String, report: &Report) {
         }
         let _ = writeln!(out, "{}", if report.runs.len() < 5 { ", indicative: fewer than 5" } else { "" });
     }
+}
+
+/// Seven digits at most, whatever the size.
+pub fn number(value: f64) -> String {
+    let text = if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.3}") };
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+pub fn comparison(comparison: &Comparison, paint: Paint) -> String {
+    let mut out =
+        format!("compare   with {}, noise below {:.1} %\n", comparison.base, comparison.noise * 100.0);
+    for metric in &comparison.metrics {
+        let outcome = match metric.outcome {
+            Change::Same => "no difference".to_owned(),
+            Change::Better => paint.good("better"),
+            Change::Worse => paint.bad("worse"),
+            Change::Unknown => "too few runs to tell".to_owned(),
+        };
+        let p = metric.p.map_or(String::new(), |p| format!(", p = {p:.4}"));
+        let _ = writeln!(
+            out,
+            "  {:<20} {:>12} -> {:>12}  {:>+7.2} %{p}  {outcome}{}",
+            metric.name,
+            number(metric.base),
+            number(metric.new),
+            metric.change * 100.0,
+            if metric.decides { "" } else { " (for information)" }
+        );
+    }
+    let verdict = if comparison.regression { paint.bad("REGRESSION") } else { paint.good("no regression") };
+    let _ = writeln!(out, "          {verdict}");
+    out
 }
