@@ -7,9 +7,9 @@ ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET=x86_64-unknown-linux-
 # Dependencies first: this layer stays as long as they do.
 COPY Cargo.toml Cargo.lock ./
 COPY stress/Cargo.toml stress/
-RUN mkdir -p src stress/src stress/tests benches/node tests \
+RUN mkdir -p src stress/src stress/tests stress/benches benches/node tests \
     && echo 'fn main() {}' | tee src/main.rs stress/src/main.rs benches/store_micro.rs benches/node/main.rs \
-        tests/bench_smoke.rs stress/tests/truth.rs > /dev/null \
+        tests/bench_smoke.rs stress/tests/truth.rs stress/benches/proof.rs > /dev/null \
     && touch src/lib.rs stress/src/lib.rs \
     && cargo build --release --locked --bin meshkv --target "$CARGO_TARGET"
 COPY . .
