@@ -163,6 +163,12 @@ struct NodeArgs {
     #[arg(long, value_name = "CHARS", help_heading = "Store", value_parser = settings::count)]
     max_value_length: Option<usize>,
 
+    /// Seconds to go on serving after SIGTERM while health says 503
+    ///
+    /// For balancers, which need a moment to notice. The drain begins after it.
+    #[arg(long, value_name = "SECONDS", help_heading = "Network", value_parser = settings::notice)]
+    leave_notice: Option<Duration>,
+
     /// Name of this node
     #[arg(long, value_name = "NAME", help_heading = "Mesh", value_hint = ValueHint::Hostname)]
     name: Option<String>,

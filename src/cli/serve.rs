@@ -19,6 +19,8 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 pub(super) trait Running: Send + Sync + 'static {
     /// Where clients reach it.
     fn http_address(&self) -> SocketAddr;
+    /// Says that it will leave, and goes on serving.
+    fn announce_leave(&self);
     /// Begins the drain; returns at once.
     fn stop(&self);
     /// Returns when the node has ended.
@@ -28,6 +30,10 @@ pub(super) trait Running: Send + Sync + 'static {
 impl Running for Server {
     fn http_address(&self) -> SocketAddr {
         Server::http_address(self)
+    }
+
+    fn announce_leave(&self) {
+        Server::announce_leave(self);
     }
 
     fn stop(&self) {
@@ -61,7 +67,7 @@ fn supervise<N: Running>(
     // Before the start, so that a signal is never met by the default action, which an init process (the
     // first of a container) does not even have.
     let node: Arc<OnceLock<Arc<N>>> = Arc::new(OnceLock::new());
-    watch_signals(Arc::clone(&node))?;
+    watch_signals(Arc::clone(&node), resolved.leave_notice)?;
     let started = start(config.clone()).map_err(logged)?;
     let started = Arc::clone(node.get_or_init(|| Arc::new(started)));
     announce_start(config, started.http_address());
@@ -134,7 +140,7 @@ fn human_bytes(bytes: u64) -> String {
 /// The first SIGTERM or SIGINT drains; a second one, or one before there is a node, ends the process at
 /// once with 128 plus its number. A broken pipe is an error of its write, never a signal: the standard
 /// library ignores SIGPIPE before `main`.
-fn watch_signals<N: Running>(node: Arc<OnceLock<Arc<N>>>) -> Result<(), Failure> {
+fn watch_signals<N: Running>(node: Arc<OnceLock<Arc<N>>>, notice: Duration) -> Result<(), Failure> {
     let cannot = |error: std::io::Error| Failure::Runtime(format!("cannot watch for signals: {error}"));
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(cannot)?;
     let watch = move || {
@@ -148,8 +154,8 @@ fn watch_signals<N: Running>(node: Arc<OnceLock<Arc<N>>>) -> Result<(), Failure>
                     tracing::info!(
                         "stop   {name}: draining, at most {seconds} s; a second signal ends at once"
                     );
-                    node.stop();
-                    give_up_later();
+                    node.announce_leave();
+                    drain_after(notice, Arc::clone(node));
                 }
                 _ => signal_hook::low_level::exit(128 + signal),
             }
@@ -159,15 +165,20 @@ fn watch_signals<N: Running>(node: Arc<OnceLock<Arc<N>>>) -> Result<(), Failure>
     Ok(())
 }
 
-/// The drain bounds itself; this is for the case that it fails to.
-fn give_up_later() {
-    let watch = || {
+/// Begins the drain once those who route requests here have had time to notice. The drain bounds itself; the
+/// rest is for the case that it fails to.
+fn drain_after<N: Running>(notice: Duration, node: Arc<N>) {
+    let stopped = Arc::clone(&node);
+    let watch = move || {
+        std::thread::sleep(notice);
+        node.stop();
         std::thread::sleep(Duration::from_millis(DRAIN_MS) + DRAIN_GRACE);
         tracing::error!("the drain did not end in time");
         signal_hook::low_level::exit(1);
     };
     if let Err(error) = std::thread::Builder::new().name("drain".to_owned()).spawn(watch) {
         tracing::warn!("cannot watch over the drain: {error}");
+        stopped.stop();
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("advertise", &["MESHKV_ADVERTISE"], "the address that peers see"),
     setting("acks", &["MESHKV_ACKS"], "all"),
     setting("secret_file", &["MESHKV_SECRET_FILE", "MESHKV_SECRET"], "none"),
+    setting("leave_notice", &["MESHKV_LEAVE_NOTICE"], "0"),
     setting("log_format", &["MESHKV_LOG_FORMAT"], "text"),
     setting("log_level", &["MESHKV_LOG_LEVEL"], "info"),
     setting("service_port", &["MESHKV_BALANCE_PORT", "SERVICE_PORT"], "8080"),
@@ -133,6 +134,13 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// Seconds that leave Docker's ten room for the drain.
+pub(super) fn notice(text: &str) -> Result<Duration, String> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let seconds = text.parse::<f64>().ok().filter(|seconds| plain && (0.0..=4.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "expected seconds from 0 to 4".to_owned())
+}
+
 /// A number without sign or spaces, which the standard parser alone would take.
 fn digits<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -159,6 +167,7 @@ enum Origin {
 /// A node's configuration with the origin of each part.
 pub(super) struct Resolved {
     pub(super) config: NodeConfig,
+    pub(super) leave_notice: Duration,
     pub(super) log_format: Format,
     pub(super) log_level: Level,
     /// What was overlooked on purpose, for people.
@@ -193,6 +202,7 @@ pub(super) fn resolve(flags: NodeArgs, environment: Environment<'_>) -> Result<R
     config.advertise = sources.pick("advertise", flags.advertise, text)?;
     replace(&mut config.acks, sources.pick("acks", flags.acks, acks)?);
     config.secret = sources.secret(flags.secret_file)?;
+    let leave_notice = sources.pick("leave_notice", flags.leave_notice, notice)?.unwrap_or_default();
     let log_format = sources.pick("log_format", flags.log_format, word)?.unwrap_or(Format::Text);
     let log_level = sources.pick("log_level", flags.log_level, word)?.unwrap_or(Level::Info);
     config.validate().map_err(|error| {
@@ -203,7 +213,7 @@ pub(super) fn resolve(flags: NodeArgs, environment: Environment<'_>) -> Result<R
         format!("{place}: {}", error.reason)
     })?;
     let Sources { origins, remarks, .. } = sources;
-    Ok(Resolved { config, log_format, log_level, remarks, origins })
+    Ok(Resolved { config, leave_notice, log_format, log_level, remarks, origins })
 }
 
 fn replace<T>(place: &mut T, value: Option<T>) {
@@ -353,6 +363,7 @@ impl Resolved {
                 "advertise" => config.advertise.clone().unwrap_or_else(|| "automatic".to_owned()),
                 "acks" => config.acks.to_string(),
                 "secret_file" => config.secret.as_ref().map_or_else(none, |_| "set (hidden)".to_owned()),
+                "leave_notice" => format!("{} s", self.leave_notice.as_secs_f64()),
                 "log_format" => name_of(self.log_format),
                 "log_level" => name_of(self.log_level),
                 _ => continue,

@@ -128,7 +128,7 @@ impl<S: Storage> Engine<S> {
     pub fn begin(&mut self, now: Now) {
         self.now = now;
         self.state = self.node.state();
-        self.closing = self.state == State::Leaving;
+        self.closing = self.state == State::Leaving || self.node.is_parting();
         let generation = self.node.extensions.generation();
         if generation != self.generation {
             self.generation = generation;

@@ -58,6 +58,7 @@ impl<S: Storage> Node<S> {
         let (status, content_type, body) = match route {
             Route::Healthcheck => {
                 let state = self.state();
+                let state = if self.is_parting() { State::Leaving } else { state };
                 let status = if state == State::Ready { Status::Ok } else { Status::Unavailable };
                 (status, JSON, format!("{{\"status\":\"{}\"}}", state.name()))
             }

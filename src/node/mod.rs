@@ -25,7 +25,7 @@ use metrics::{ProcessFacts, WorkerMetrics};
 use parking_lot::{Mutex, RwLock};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use view::View;
 
 /// What a node is told about itself; the part of the configuration that the routes need.
@@ -82,6 +82,8 @@ pub struct Node<S> {
     pub(crate) answers: Answers,
     pub(crate) started_mono_ns: AtomicU64,
     state: AtomicU8,
+    /// It will leave soon, and says so, but still serves.
+    parting: AtomicBool,
     view: RwLock<Arc<View>>,
     workers: Mutex<Vec<Arc<WorkerMetrics>>>,
     /// Asks the system about this process for `/metrics`; the simulator has none.
@@ -108,6 +110,7 @@ impl<S: Storage> Node<S> {
             answers,
             started_mono_ns: AtomicU64::new(0),
             state: AtomicU8::new(State::Ready as u8),
+            parting: AtomicBool::new(false),
             view: RwLock::new(Arc::new(view)),
             workers: Mutex::new(Vec::new()),
             process,
@@ -121,6 +124,17 @@ impl<S: Storage> Node<S> {
             1 => State::Warming,
             _ => State::Leaving,
         }
+    }
+
+    /// Health turns 503 and connections end behind their answers, but everything is still served: who routes
+    /// requests here gets the time to notice.
+    pub fn become_parting(&self) {
+        self.parting.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn is_parting(&self) -> bool {
+        self.parting.load(Ordering::Acquire)
     }
 
     /// From the next turn of every worker on, answers are those of a node that goes away.
