@@ -62,7 +62,7 @@ pub const LISTING_PAGE_BYTES: usize = 1024 * 1024;
 pub const LISTING_LIMIT_MAX: u64 = 1_000_000_000;
 
 /// Stripes of the store (a power of two).
-pub const STRIPES_DEFAULT: usize = 512;
+pub const STRIPES_DEFAULT: usize = 1024;
 /// Distinct writers that the store's records may name at once.
 pub const WRITERS_MAX: usize = 256;
 /// Tombstones are kept at least this long, in milliseconds.
@@ -104,6 +104,8 @@ pub const FAILURES_TO_DOWN: usize = 3;
 pub const PASSIVE_WINDOW_MS: u64 = 10_000;
 /// Passed checks in a row that bring a backend that was down up again.
 pub const PASSES_TO_UP: usize = 2;
+/// A backend that has not been up yet is checked often for this long, in milliseconds.
+pub const STARTING_MS_MAX: u64 = 60_000;
 /// A backend that got a stop signal and still runs after this is looked at afresh: more than Docker's ten
 /// seconds between the signal and the kill, in milliseconds.
 pub const SIGNALLED_MS_MAX: u64 = 11_000;

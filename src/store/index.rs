@@ -8,11 +8,8 @@
 //! bucket therefore covers one stretch, and a split cuts that stretch in two: walks in that order survive
 //! growth and shrinking.
 
-use super::rooms::Rooms;
-use crate::base::memory::Slot as Room;
-
 const SLOTS: usize = 12;
-const SEGMENT: usize = 16;
+const SEGMENT: usize = 32;
 /// A split when there is more than this many entries a bucket, in sixteenths.
 const LOAD_MAX_16: u64 = 152;
 /// A join when there are fewer than this many entries a bucket, in sixteenths.
@@ -23,18 +20,16 @@ const OVERFLOW: u32 = 1 << 31;
 /// Tags of zero mean an empty slot. `next`: an overflow bucket's number plus one, or zero.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Bucket {
+struct Bucket {
     tags: [u8; SLOTS],
     next: u32,
     places: [u32; SLOTS],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
-pub(super) const EMPTY: Bucket = Bucket { tags: [0; SLOTS], next: 0, places: [0; SLOTS] };
+const EMPTY: Bucket = Bucket { tags: [0; SLOTS], next: 0, places: [0; SLOTS] };
 
-/// As many buckets as a stripe takes at a time.
-pub(super) type Segment = [Bucket; SEGMENT];
-const EMPTY_SEGMENT: Segment = [EMPTY; SEGMENT];
+type Segment = Box<[Bucket; SEGMENT]>;
 
 /// A slot of the index, good until the next insert, removal or split.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +41,8 @@ pub(super) struct Slot {
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    segments: Vec<Room<Segment>>,
-    overflow: Vec<Room<Segment>>,
+    segments: Vec<Segment>,
+    overflow: Vec<Segment>,
     level: u32,
     split: u32,
     /// Overflow buckets that were given back, linked by `next`.
@@ -89,14 +84,14 @@ impl Index {
     pub(super) fn accounted(&self) -> u64 {
         let segments = self.segments.len() + self.overflow.len();
         let pointers = self.segments.capacity() + self.overflow.capacity();
-        (segments * size_of::<Segment>() + pointers * size_of::<Room<Segment>>()) as u64
+        (segments * size_of::<[Bucket; SEGMENT]>() + pointers * size_of::<Segment>()) as u64
             + (self.moving.capacity() * size_of::<(u8, u32)>()) as u64
     }
 
     /// What the next insert could cost in memory, at most.
     pub(super) fn growth(&self) -> u64 {
         if self.segments.is_empty() || (self.overflow_free == 0 && self.overflow_room() == 0) {
-            (2 * size_of::<Segment>()) as u64
+            (2 * size_of::<[Bucket; SEGMENT]>()) as u64
         } else {
             0
         }
@@ -141,7 +136,7 @@ impl Index {
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
         if !self.segments.is_empty() {
-            crate::base::memory::prefetch(self.bucket(self.address(hash)));
+            crate::base::prefetch::prefetch(self.bucket(self.address(hash)));
         }
     }
 
@@ -187,16 +182,16 @@ impl Index {
     }
 
     /// Adds an entry; whether the key is there already is the caller's business.
-    pub(super) fn insert(&mut self, hash: u64, place: u32, rooms: &Rooms) {
+    pub(super) fn insert(&mut self, hash: u64, place: u32) {
         if self.segments.is_empty() {
-            self.segments.push(rooms.take_segment(EMPTY_SEGMENT));
+            self.segments.push(Box::new([EMPTY; SEGMENT]));
         }
-        self.put(self.address(hash), tag(hash), place, rooms);
+        self.put(self.address(hash), tag(hash), place);
         self.entries += 1;
     }
 
     /// Puts into the first empty slot of a chain, adding to the chain if there is none.
-    fn put(&mut self, mut number: u32, tag: u8, place: u32, rooms: &Rooms) {
+    fn put(&mut self, mut number: u32, tag: u8, place: u32) {
         loop {
             let bucket = self.bucket_mut(number);
             let empty = matches(&bucket.tags, 0);
@@ -209,7 +204,7 @@ impl Index {
             number = match Self::next(bucket) {
                 Some(next) => next,
                 None => {
-                    let added = self.take_overflow(rooms);
+                    let added = self.take_overflow();
                     self.bucket_mut(number).next = (added ^ OVERFLOW) + 1;
                     added
                 }
@@ -217,7 +212,7 @@ impl Index {
         }
     }
 
-    fn take_overflow(&mut self, rooms: &Rooms) -> u32 {
+    fn take_overflow(&mut self) -> u32 {
         if self.overflow_free != 0 {
             let number = (self.overflow_free - 1) | OVERFLOW;
             self.overflow_free = self.bucket(number).next;
@@ -225,7 +220,7 @@ impl Index {
             return number;
         }
         if self.overflow_room() == 0 {
-            self.overflow.push(rooms.take_segment(EMPTY_SEGMENT));
+            self.overflow.push(Box::new([EMPTY; SEGMENT]));
         }
         self.overflow_used += 1;
         (self.overflow_used - 1) | OVERFLOW
@@ -281,13 +276,13 @@ impl Index {
     /// Whether the next split adds a segment.
     pub(super) fn split_growth(&self) -> u64 {
         let full = self.buckets() as usize == self.segments.len() * SEGMENT;
-        if full { size_of::<Segment>() as u64 } else { 0 }
+        if full { size_of::<[Bucket; SEGMENT]>() as u64 } else { 0 }
     }
 
     /// Splits one bucket. `hash_of` gives the hash of the key at a place.
-    pub(super) fn split(&mut self, rooms: &Rooms, mut hash_of: impl FnMut(u32) -> u64) {
+    pub(super) fn split(&mut self, mut hash_of: impl FnMut(u32) -> u64) {
         if self.buckets() as usize == self.segments.len() * SEGMENT {
-            self.segments.push(rooms.take_segment(EMPTY_SEGMENT));
+            self.segments.push(Box::new([EMPTY; SEGMENT]));
         }
         let (low, high) = (self.split, self.split + (1 << self.level));
         let mut moving = std::mem::take(&mut self.moving);
@@ -297,7 +292,7 @@ impl Index {
         let moving = std::mem::take(&mut self.moving);
         for &(tag, place) in &moving {
             let bit = hash_of(place) >> self.level & 1;
-            self.put(if bit == 0 { low } else { high }, tag, place, rooms);
+            self.put(if bit == 0 { low } else { high }, tag, place);
         }
         self.moving = moving;
         self.split += 1;
@@ -313,7 +308,7 @@ impl Index {
     }
 
     /// Undoes the last split.
-    pub(super) fn join(&mut self, rooms: &Rooms) {
+    pub(super) fn join(&mut self) {
         if self.split == 0 {
             self.level -= 1;
             self.split = 1 << self.level;
@@ -324,19 +319,13 @@ impl Index {
         self.drain(high);
         let moving = std::mem::take(&mut self.moving);
         for &(tag, place) in &moving {
-            self.put(low, tag, place, rooms);
+            self.put(low, tag, place);
         }
         self.moving = moving;
         // A segment stays in reserve, so that joining and splitting in turn does not cost one each time.
         while self.segments.len() * SEGMENT > self.buckets() as usize + 2 * SEGMENT {
-            self.segments.pop().into_iter().for_each(|segment| rooms.give_segment(segment));
+            self.segments.pop();
         }
-    }
-
-    /// Gives up everything.
-    pub(super) fn reset(&mut self, rooms: &Rooms) {
-        let Index { segments, overflow, .. } = std::mem::take(self);
-        segments.into_iter().chain(overflow).for_each(|segment| rooms.give_segment(segment));
     }
 
     /// The places in the chain of bucket `number`, appended to `places`.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
 pub mod balance;
+pub mod engine;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -41,7 +41,10 @@ pub struct Discovery {
     list_next_ms: u64,
     /// The last event that no list has been begun for.
     dirty_ms: Option<u64>,
-    retry_ms: u64,
+    /// The next pauses after a failure: of the version and the stream, and of the list. One that works says
+    /// nothing of the other.
+    stream_retry_ms: u64,
+    list_retry_ms: u64,
     jitter: Jitter,
 }
 
@@ -58,7 +61,8 @@ impl Discovery {
             list_begun_ms: 0,
             list_next_ms: now_ms,
             dirty_ms: None,
-            retry_ms: ENGINE_RETRY_MS_MIN,
+            stream_retry_ms: ENGINE_RETRY_MS_MIN,
+            list_retry_ms: ENGINE_RETRY_MS_MIN,
             jitter: Jitter::new(seed),
         }
     }
@@ -126,7 +130,7 @@ impl Discovery {
 
     pub fn version_failed(&mut self, now_ms: u64) {
         self.version_asked = false;
-        self.version_next_ms = now_ms + self.pause();
+        self.version_next_ms = now_ms + Self::pause(&mut self.stream_retry_ms, &mut self.jitter);
     }
 
     /// The engine refuses the version (it was replaced by another, perhaps): agree again.
@@ -134,14 +138,14 @@ impl Discovery {
         if self.negotiated {
             self.negotiated = false;
             self.version_asked = false;
-            self.version_next_ms = now_ms + self.pause();
+            self.version_next_ms = now_ms + Self::pause(&mut self.stream_retry_ms, &mut self.jitter);
         }
     }
 
     pub fn stream_opened(&mut self, now_ms: u64) {
         self.stream = Stream::Open;
         self.stream_tried = true;
-        self.retry_ms = ENGINE_RETRY_MS_MIN;
+        self.stream_retry_ms = ENGINE_RETRY_MS_MIN;
         // What happened while there was none.
         self.list_next_ms = now_ms;
     }
@@ -149,7 +153,8 @@ impl Discovery {
     /// It could not be opened, or ended.
     pub fn stream_closed(&mut self, now_ms: u64) {
         self.stream_tried = true;
-        self.stream = Stream::Closed { next_ms: now_ms + self.pause() };
+        self.stream =
+            Stream::Closed { next_ms: now_ms + Self::pause(&mut self.stream_retry_ms, &mut self.jitter) };
         self.list_next_ms = self.list_next_ms.min(now_ms + LIST_PERIOD_BLIND_MS);
     }
 
@@ -166,20 +171,21 @@ impl Discovery {
 
     pub fn listed(&mut self, now_ms: u64) {
         self.list_asked = false;
+        self.list_retry_ms = ENGINE_RETRY_MS_MIN;
         let period = if self.has_stream() { LIST_PERIOD_MS } else { LIST_PERIOD_BLIND_MS };
         self.list_next_ms = now_ms.max(self.list_begun_ms + period);
     }
 
     pub fn list_failed(&mut self, now_ms: u64) {
         self.list_asked = false;
-        let pause = self.pause();
+        let pause = Self::pause(&mut self.list_retry_ms, &mut self.jitter);
         self.list_next_ms = now_ms + pause.max(LIST_PERIOD_BLIND_MS);
     }
 
     /// The pause before the next attempt: longer each time, never the same for two balancers.
-    fn pause(&mut self) -> u64 {
-        let pause = self.jitter.around(self.retry_ms, 20);
-        self.retry_ms = (self.retry_ms * 2).min(ENGINE_RETRY_MS_MAX);
+    fn pause(retry_ms: &mut u64, jitter: &mut Jitter) -> u64 {
+        let pause = jitter.around(*retry_ms, 20);
+        *retry_ms = (*retry_ms * 2).min(ENGINE_RETRY_MS_MAX);
         pause
     }
 }

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 /// Backends that one connection tries before it is answered 503.
-pub const TRIES_MAX: usize = 3;
+pub const TRIES_MAX: usize = 16;
+/// ... of which so many may have kept it waiting. A refusal comes at once, so it leaves time for another: when
+/// most of a group stops in the same moment, three of those are soon met.
+pub const SLOW_TRIES_MAX: usize = 3;
 
 /// Where a connection may go.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::Jitter;
 use super::pick::{Routes, Target};
 use crate::limits::{
     CHECK_PERIOD_MS, CHECK_PERIOD_UNSETTLED_MS, FAILURES_TO_DOWN, PASSES_TO_UP, PASSIVE_WINDOW_MS,
-    SIGNALLED_MS_MAX, VANISHED_MS_MAX,
+    SIGNALLED_MS_MAX, STARTING_MS_MAX, VANISHED_MS_MAX,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -133,6 +133,9 @@ pub struct Backend {
     /// The last check: when, and what it found.
     pub last_check: Option<(u64, String)>,
     slot: u64,
+    /// When this life of it began, and whether it has been up in it.
+    born_ms: u64,
+    was_up: bool,
     passes: usize,
     fails: usize,
     /// Times of the last failed connections, oldest first.
@@ -144,6 +147,9 @@ pub struct Backend {
     /// The time of its stop signal, by the engine's clock; draining for that reason.
     signalled_ns: Option<u64>,
     vanished: bool,
+    /// A list has confirmed it. Until then the name is kept: a list that is older than the news would bring
+    /// the backend back as a new one.
+    unlisted: bool,
 }
 
 /// See the module.
@@ -224,7 +230,11 @@ impl Pool {
     pub fn sync(&mut self, now_ms: u64, asked_ms: u64, list: Vec<Listed>) {
         let older = |b: &Backend| b.acted_ms.is_some_and(|acted| acted >= asked_ms);
         for backend in self.backends.values_mut() {
-            if !older(backend) && !list.iter().any(|listed| listed.id == backend.id) && !backend.vanished {
+            if older(backend) || list.iter().any(|listed| listed.id == backend.id) {
+                continue;
+            }
+            backend.unlisted = true;
+            if !backend.vanished {
                 backend.vanished = true;
                 let reason = "it is no longer listed";
                 if self.vanishing_is_death {
@@ -252,6 +262,8 @@ impl Pool {
             address: None,
             last_check: None,
             slot: 0,
+            born_ms: now_ms,
+            was_up: false,
             passes: 0,
             fails: 0,
             passive: Vec::new(),
@@ -260,6 +272,7 @@ impl Pool {
             acted_ms: None,
             signalled_ns: None,
             vanished: false,
+            unlisted: false,
         };
         self.backends.insert(listed.id.clone(), backend);
         self.begin(now_ms, listed);
@@ -311,6 +324,8 @@ impl Pool {
             Self::died(&mut self.dead, backend.slot);
         }
         backend.slot = slot;
+        backend.born_ms = now_ms;
+        backend.was_up = false;
         backend.address = listed.place.as_ref().ok().copied();
         backend.passes = 0;
         backend.fails = 0;
@@ -319,6 +334,7 @@ impl Pool {
         backend.check_next_ms = now_ms;
         backend.signalled_ns = None;
         backend.vanished = false;
+        backend.unlisted = false;
         let (state, reason) = match (&listed.place, listed.condition) {
             (Err(_), _) if unchanged => return,
             (Err(reason), _) => (State::Unreachable, reason.as_str()),
@@ -404,7 +420,9 @@ impl Pool {
             Outcome::Pass => {
                 backend.fails = 0;
                 backend.passes += 1;
-                let enough = if backend.state == State::Down { PASSES_TO_UP } else { 1 };
+                // One that has never been up is no suspect: it has only just started to listen.
+                let suspect = backend.state == State::Down && backend.was_up;
+                let enough = if suspect { PASSES_TO_UP } else { 1 };
                 if backend.state != State::Up && backend.passes >= enough {
                     backend.passive.clear();
                     Self::become_state(revision, backend, now_ms, State::Up, "its check passed");
@@ -427,7 +445,7 @@ impl Pool {
                 }
             }
         }
-        let period = if backend.is_unsettled() { CHECK_PERIOD_UNSETTLED_MS } else { CHECK_PERIOD_MS };
+        let period = if backend.is_unsettled(now_ms) { CHECK_PERIOD_UNSETTLED_MS } else { CHECK_PERIOD_MS };
         backend.check_next_ms = now_ms + self.jitter.around(period, 10);
     }
 
@@ -455,7 +473,7 @@ impl Pool {
         let before = self.backends.len();
         self.backends.retain(|id, backend| {
             let is_over = now_ms.saturating_sub(backend.since_ms) >= VANISHED_MS_MAX || active(id) == 0;
-            !(backend.vanished && is_over)
+            !(backend.unlisted && is_over)
         });
         self.revision += u64::from(self.backends.len() != before);
         let mut checks = Vec::new();
@@ -503,6 +521,7 @@ impl Pool {
     fn become_state(revision: &mut u64, backend: &mut Backend, now_ms: u64, state: State, reason: &str) {
         *revision += 1;
         backend.state = state;
+        backend.was_up |= state == State::Up;
         reason.clone_into(&mut backend.reason);
         backend.since_ms = now_ms;
         backend.passes = 0;
@@ -512,10 +531,12 @@ impl Pool {
 
 impl Backend {
     /// Its next check should come soon.
-    fn is_unsettled(&self) -> bool {
+    fn is_unsettled(&self, now_ms: u64) -> bool {
         match self.state {
             State::New | State::Warming => true,
             State::Up => self.fails > 0 || !self.passive.is_empty() && self.passes == 0,
+            // Some take their time to start; as soon as they listen they should serve.
+            State::Down if !self.was_up => now_ms.saturating_sub(self.born_ms) < STARTING_MS_MAX,
             State::Down => self.passes > 0,
             _ => false,
         }

@@ -116,6 +116,18 @@ fn three_failed_checks_take_it_down_and_two_passes_bring_it_back() {
 }
 
 #[test]
+fn one_that_is_slow_to_start_serves_as_soon_as_it_listens() {
+    let mut scene = Scene::new(CheckMode::Http, vec![listed("a", 1)]);
+    for _ in 0..20 {
+        scene.check(fail());
+    }
+    scene.is("a", State::Down);
+    let pause = scene.check(Outcome::Pass);
+    assert!(pause <= 220, "{pause}");
+    scene.is("a", State::Up);
+}
+
+#[test]
 fn three_failed_connections_within_the_window_take_it_down() {
     let mut scene = Scene::new(CheckMode::Http, vec![listed("a", 1)]);
     scene.check(Outcome::Pass);
@@ -165,6 +177,7 @@ fn what_died_or_vanished_gets_nothing_new_and_goes_when_its_connections_have() {
         scene.check(Outcome::Pass);
     }
     scene.act("a", Act::Die);
+    scene.now += 1;
     scene.list(vec![listed("c", 3)]);
     scene.is("a", State::Draining);
     scene.is("b", State::Draining);
@@ -192,6 +205,21 @@ fn a_list_that_was_asked_for_before_an_event_does_not_undo_it() {
     scene.list(vec![listed("a", 1), listed("b", 2)]);
     scene.is("a", State::New);
     scene.is("b", State::New);
+}
+
+#[test]
+fn a_list_that_is_older_than_a_death_does_not_bring_the_dead_back() {
+    let mut scene = Scene::new(CheckMode::Http, vec![listed("a", 1)]);
+    scene.check(Outcome::Pass);
+    let asked = scene.now;
+    scene.act("a", Act::Die);
+    scene.now += 1;
+    scene.pool.tick(scene.now, &|_| 0);
+    scene.pool.sync(scene.now, asked, vec![listed("a", 1)]);
+    scene.is("a", State::Draining);
+    scene.list(vec![]);
+    scene.pool.tick(scene.now, &|_| 0);
+    assert_eq!(scene.pool.backends().count(), 0);
 }
 
 #[test]

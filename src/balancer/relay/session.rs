@@ -250,6 +250,8 @@ pub(super) struct Session {
     pub(super) counters: Option<Arc<Counters>>,
     tried: [u64; TRIES_MAX],
     tries: usize,
+    /// Attempts that ended for lack of time.
+    pub(super) slow_tries: usize,
     /// From the client to the backend, and back.
     pub(super) up: Direction,
     pub(super) down: Direction,
@@ -277,6 +279,7 @@ impl Session {
             counters: None,
             tried: [0; TRIES_MAX],
             tries: 0,
+            slow_tries: 0,
             up: Direction::default(),
             down: Direction::default(),
             client_writable_watched: false,

@@ -7,7 +7,7 @@
 use super::listen;
 use super::pipe::Pipes;
 use super::session::{Phase, Pumped, Session, Side};
-use crate::balancer::core::pick::{Selection, TRIES_MAX};
+use crate::balancer::core::pick::{SLOW_TRIES_MAX, Selection, TRIES_MAX};
 use crate::balancer::shared::{Failure, Shared, Table};
 use crate::limits::{
     BALANCER_DRAIN_MS, CONNECT_ATTEMPT_MS, CONNECT_TOTAL_MS, LINGER_MS, RELAY_BUFFER_BYTES,
@@ -250,6 +250,7 @@ impl Worker {
     fn attempt_failed(&mut self, key: usize, failure: Failure) {
         let session = &mut self.sessions[key];
         session.backend = None;
+        session.slow_tries += usize::from(failure == Failure::TimedOut);
         if let Some(counters) = session.counters.take() {
             counters.active.fetch_sub(1, Ordering::Relaxed);
             counters.failed(failure);
@@ -264,7 +265,8 @@ impl Worker {
         loop {
             let session = &mut self.sessions[key];
             let too_late = self.now_ms >= session.begun_ms + CONNECT_TOTAL_MS;
-            if too_late || session.tried().len() >= TRIES_MAX {
+            let enough = session.tried().len() >= TRIES_MAX || session.slow_tries >= SLOW_TRIES_MAX;
+            if too_late || enough {
                 return self.refuse(key);
             }
             let table = &self.table;
