@@ -3,8 +3,6 @@
 
 pub mod build;
 pub mod files;
-pub mod html;
-pub mod svg;
 pub mod text;
 
 use crate::machine::Host;

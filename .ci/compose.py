@@ -1,0 +1,473 @@
+#!/usr/bin/env python3
+"""The compose flow on a real engine: who receives traffic, what fails, how long discovery takes.
+
+Called by .ci/docker with the images built, in the folder of the compose file. Every step asserts; the first that
+fails ends the run with its reason. Needs root, to look into the balancer's network namespace.
+"""
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+COMPOSE = os.environ.get("COMPOSE", "docker-compose").split()
+PROJECT = os.environ["COMPOSE_PROJECT_NAME"]
+THREADS = 8
+passed = 0
+
+
+def run(*words, check=True, env=None):
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout.strip()
+
+
+def compose(*words, **more):
+    return run(*COMPOSE, *words, **more)
+
+
+def inspect(container, what):
+    return run("docker", "inspect", "-f", what, container)
+
+
+def ok(text):
+    global passed
+    passed += 1
+    print(f"ok: {text}", flush=True)
+
+
+def wait(what, condition, limit=20.0):
+    begun = time.monotonic()
+    while True:
+        value = condition()
+        if value:
+            return time.monotonic() - begun
+        assert time.monotonic() - begun < limit, f"not so after {limit} s: {what}"
+        time.sleep(0.01)
+
+
+# Runs in the balancer's network namespace: one line for each look at its status page.
+LOOK = r"""
+import http.client, json, sys, time
+while True:
+    try:
+        c = http.client.HTTPConnection("127.0.0.1", 9900, timeout=2)
+        c.request("GET", "/status")
+        page = json.load(c.getresponse())
+        c.close()
+    except OSError as error:
+        page = {"backends": [], "down": str(error)}
+    print(time.time_ns(), json.dumps(page), flush=True)
+    time.sleep(0.01)
+"""
+
+
+class Observer:
+    """The balancer's status page, looked at every 10 ms, and the engine's events."""
+
+    def __init__(self, proxy):
+        self.page = {"backends": []}
+        self.changes = []
+        self.events = []
+        self.lock = threading.Lock()
+        pid = inspect(proxy, "{{.State.Pid}}")
+        self.looker = subprocess.Popen(["nsenter", "-t", pid, "-n", sys.executable, "-c", LOOK],
+                                       stdout=subprocess.PIPE, text=True)
+        self.listener = subprocess.Popen(["docker", "events", "--filter", "type=container", "--filter", "type=network",
+                                          "--format", "{{json .}}"], stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self._look, daemon=True).start()
+        threading.Thread(target=self._listen, daemon=True).start()
+        time.sleep(0.3)
+
+    def _look(self):
+        states = {}
+        for line in self.looker.stdout:
+            at, text = line.split(" ", 1)
+            page = json.loads(text)
+            now = {b["name"]: b["state"] for b in page["backends"]}
+            with self.lock:
+                for name in set(states) | set(now):
+                    if states.get(name) != now.get(name, "gone"):
+                        self.changes.append((int(at), name, now.get(name, "gone")))
+                self.page = page
+            states = now
+
+    def _listen(self):
+        for line in self.listener.stdout:
+            event = json.loads(line)
+            with self.lock:
+                self.events.append(event)
+
+    def close(self):
+        self.looker.kill()
+        self.listener.kill()
+
+    def backends(self):
+        with self.lock:
+            return {b["name"]: b for b in self.page["backends"]}
+
+    def up(self):
+        return sorted(name for name, b in self.backends().items() if b["state"] == "up")
+
+    def changed(self, name, states, since_ns):
+        """When the backend first was in one of the states."""
+        with self.lock:
+            times = [at for at, who, state in self.changes if who == name and state in states and at >= since_ns]
+        return min(times, default=None)
+
+    def event(self, container, actions, since_ns):
+        with self.lock:
+            times = [e["timeNano"] for e in self.events if e["Action"] in actions
+                     and e["Actor"]["ID"] == container and e["timeNano"] >= since_ns - 10**9]
+        return min(times, default=None)
+
+    def reacted(self, name, container, actions, states, since_ns):
+        """Milliseconds from the event to the state; it may look negative by the observer's own 10 ms."""
+        wait(f"{name} becomes {states}", lambda: self.changed(name, states, since_ns))
+        wait(f"{actions} of {name}", lambda: self.event(container, actions, since_ns))
+        return (self.changed(name, states, since_ns) - self.event(container, actions, since_ns)) / 1e6
+
+
+class Load:
+    """Threads that never stop asking, a connection for each request."""
+
+    def __init__(self, host, port=80, path="/getKeys?limit=1"):
+        self.host, self.port, self.path = host, port, path
+        self.stop = False
+        self.done = 0
+        self.failed = []
+        self.threads = [threading.Thread(target=self._ask) for _ in range(THREADS)]
+
+    def _ask(self):
+        while not self.stop:
+            begun = time.time_ns()
+            try:
+                connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+                connection.request("GET", self.path, headers={"Connection": "close"})
+                answer = connection.getresponse()
+                answer.read()
+                connection.close()
+                if answer.status != 200:
+                    self.failed.append((begun, f"status {answer.status}"))
+            except (OSError, http.client.HTTPException) as error:
+                self.failed.append((begun, repr(error)))
+            self.done += 1
+            time.sleep(0.002)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        time.sleep(0.3)
+        return self
+
+    def __exit__(self, *_):
+        time.sleep(0.3)
+        self.stop = True
+        for thread in self.threads:
+            thread.join()
+
+    def none_failed(self):
+        assert self.done > 100, f"only {self.done} requests"
+        assert not self.failed, f"{len(self.failed)} of {self.done} failed: {self.failed[:5]}"
+        return f"{self.done} requests, none failed"
+
+
+def ids(service="database"):
+    return compose("ps", "-q", service).split()
+
+
+def name_of(container):
+    return inspect(container, "{{.Name}}").lstrip("/")
+
+
+def address_of(container, network=f"{PROJECT}_default"):
+    return inspect(container, f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}')
+
+
+def healthy(address, port=8080):
+    try:
+        connection = http.client.HTTPConnection(address, port, timeout=1)
+        connection.request("GET", "/healthcheck")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def total(observer, name):
+    return observer.backends().get(name, {}).get("total", 0)
+
+
+def started():
+    compose("up", "-d", "--scale", "database=6")
+    proxy = ids("proxy")[0]
+    observer = Observer(proxy)
+    wait("six nodes are up", lambda: len(observer.up()) == 6)
+    ok("up starts a balancer and six nodes, and all six are routable")
+    return proxy, observer
+
+
+def spread(observer, host):
+    before = {name: total(observer, name) for name in observer.up()}
+    with Load(host) as load:
+        time.sleep(1)
+    wait("each has had its share", lambda: all(total(observer, name) > seen + 20 for name, seen in before.items()))
+    ok(f"traffic reaches all of them: {load.none_failed()}")
+
+
+def attach(observer, host):
+    with Load(host) as load:
+        since = time.time_ns()
+        container = compose("run", "-d", "--no-deps", "database").split()[-1]
+        container = inspect(container, "{{.Id}}")
+        name, address = name_of(container), address_of(container)
+        wait("the attached node is ready", lambda: healthy(address))
+        ready = time.time_ns()
+        wait("it is routed to", lambda: total(observer, name) > 0)
+        took = (time.time_ns() - ready) / 1e6
+    assert took <= 1000, f"{took:.0f} ms from ready to the first request"
+    text = load.none_failed()
+    up = (observer.changed(name, ("up",), since) - observer.event(container, ("start",), since)) / 1e6
+    with Load(host) as load:
+        run("docker", "rm", "-f", container)
+        wait("it is gone", lambda: name not in observer.backends())
+    assert len(load.failed) <= THREADS, load.failed[:5]
+    ok(f"run -d attaches a node: up {up:.0f} ms after its start, first request within {took:.0f} ms; {text}")
+
+
+def scaled(observer, host):
+    with Load(host) as load:
+        for count in (3, 6, 2):
+            compose("up", "-d", "--no-recreate", "--scale", f"database={count}")
+            wait(f"{count} nodes are up", lambda: len(observer.up()) == count)
+    ok(f"scale 3, 6, 2 under load: {load.none_failed()}")
+    compose("up", "-d", "--no-recreate", "--scale", "database=6")
+    wait("six again", lambda: len(observer.up()) == 6)
+
+
+def stopped(observer, host):
+    container = ids()[0]
+    name = name_of(container)
+    with Load(host) as load:
+        since = time.time_ns()
+        run("docker", "stop", container)
+        ms = observer.reacted(name, container, ("kill",), ("draining", "gone"), since)
+        assert inspect(container, "{{.State.ExitCode}}") == "0", "it did not drain"
+        run("docker", "start", container)
+        wait("six again", lambda: len(observer.up()) == 6)
+    assert ms <= 100, f"{ms:.0f} ms"
+    ok(f"stop of a node: exit code 0, nothing new {ms:.0f} ms after the signal, back after start; {load.none_failed()}")
+
+
+def paused(observer, host):
+    container = ids()[1]
+    name = name_of(container)
+    with Load(host) as load:
+        since = time.time_ns()
+        run("docker", "pause", container)
+        ms = observer.reacted(name, container, ("pause",), ("paused",), since)
+        time.sleep(0.2)
+        before = total(observer, name)
+        time.sleep(1.5)
+        assert total(observer, name) == before, "a paused node was connected to"
+        run("docker", "unpause", container)
+        wait("six again", lambda: len(observer.up()) == 6)
+    assert ms <= 100, f"{ms:.0f} ms"
+    ok(f"pause: nothing new {ms:.0f} ms after the event; {load.none_failed()}, those that it held were answered later")
+
+
+def killed(observer, host):
+    container = ids()[2]
+    name = name_of(container)
+    with Load(host) as load:
+        since = time.time_ns()
+        run("docker", "kill", "-s", "KILL", container)
+        ms = observer.reacted(name, container, ("die",), ("draining", "gone"), since)
+        run("docker", "start", container)
+        wait("six again", lambda: len(observer.up()) == 6)
+    assert ms <= 100, f"{ms:.0f} ms"
+    assert len(load.failed) <= THREADS, load.failed[:5]
+    ok(f"kill -9 of a node: nothing new {ms:.0f} ms after the event; {len(load.failed)} in flight lost of {load.done}")
+
+
+def disconnected(observer, host):
+    container, network = ids()[3], f"{PROJECT}_default"
+    name = name_of(container)
+    with Load(host) as load:
+        run("docker", "network", "disconnect", network, container)
+        wait("it is unreachable", lambda: observer.backends()[name]["state"] == "unreachable", 5)
+        reason = observer.backends()[name]["reason"]
+        before = total(observer, name)
+        time.sleep(1)
+        assert total(observer, name) == before
+        # With the name that compose gave it: that is what DNS answers to.
+        run("docker", "network", "connect", "--alias", "database", network, container)
+        wait("six again", lambda: len(observer.up()) == 6)
+    assert "shares no network" in reason, reason
+    assert len(load.failed) <= THREADS, load.failed[:5]
+    ok(f"network disconnect: {reason}; back after connect; {len(load.failed)} in flight lost of {load.done}")
+
+
+def moved(observer, host):
+    container, network = ids()[4], f"{PROJECT}_default"
+    name, old = name_of(container), address_of(ids()[4])
+    with Load(host) as load:
+        run("docker", "stop", container)
+        # Others take the free addresses, so that it comes back elsewhere.
+        squatters = []
+        while old not in [address_of(squatter) for squatter in squatters]:
+            assert len(squatters) < 20, f"nobody was given {old}"
+            squatters.append(run("docker", "run", "-d", "--network", network, "meshkv"))
+        run("docker", "start", container)
+        new = address_of(container)
+        wait("its new address is up", lambda: observer.backends().get(name, {}).get("address") == f"{new}:8080"
+             and observer.backends()[name]["state"] == "up")
+        before = total(observer, name)
+        wait("it is routed to", lambda: total(observer, name) > before)
+    run("docker", "rm", "-f", *squatters)
+    assert new != old, f"it came back at {old}"
+    ok(f"a restart moved a node from {old} to {new}, and traffic followed; {load.none_failed()}")
+
+
+def balancer_killed(proxy, observer):
+    observer.close()
+    begun = time.monotonic()
+    run("kill", "-9", inspect(proxy, "{{.State.Pid}}"))
+    port = int(os.environ["PORT"])
+    wait("it is back", lambda: inspect(proxy, "{{.State.Running}}") == "true" and int(inspect(proxy, "{{.State.Pid}}")))
+    wait("it serves", lambda: healthy("127.0.0.1", port))
+    took = time.monotonic() - begun
+    observer = Observer(proxy)
+    wait("six again", lambda: len(observer.up()) == 6)
+    ok(f"kill -9 of the balancer: it is started again and serves after {took:.1f} s")
+    return observer
+
+
+def other_project(observer):
+    """A second project with a service of the same name, and a balancer that belongs to neither."""
+    env = {"COMPOSE_PROJECT_NAME": f"{PROJECT}two", "PORT": str(int(os.environ["PORT"]) + 1)}
+    try:
+        compose("up", "-d", "--scale", "database=2", env=env)
+        theirs = compose("ps", "-q", "proxy", env=env).split()[0]
+        their = Observer(theirs)
+        wait("two nodes are up there", lambda: len(their.up()) == 2)
+        time.sleep(0.5)
+        assert all(name.startswith(f"{PROJECT}two") for name in their.backends()), their.backends().keys()
+        assert not any(name.startswith(f"{PROJECT}two") for name in observer.backends()), observer.backends().keys()
+        their.close()
+        ok("two projects: each balancer has its own nodes only")
+        lone = run("docker", "run", "-d", "--user", "0:0", "-v", "/var/run/docker.sock:/var/run/docker.sock:ro",
+                   "meshkv", "balance", "--port", "8099")
+        try:
+            logs = lambda: subprocess.run(["docker", "logs", lone], capture_output=True, text=True).stderr
+            wait("it says so", lambda: "several projects" in logs())
+            assert "GROUP_PROJECT" in logs()
+            answer = subprocess.run(["nsenter", "-t", inspect(lone, "{{.State.Pid}}"), "-n", "curl", "-s", "-o", "/dev/null",
+                                     "-w", "%{http_code}", "http://127.0.0.1:8099/"], capture_output=True, text=True)
+            assert answer.stdout == "503", answer
+            ok("a balancer of neither project routes nowhere and says which variable to set")
+        finally:
+            run("docker", "rm", "-f", lone)
+    finally:
+        compose("down", "-v", "--timeout", "1", env=env, check=False)
+
+
+def two_networks():
+    """Nodes in two networks, the balancer in one of them, which is not the first by name."""
+    env = {"COMPOSE_PROJECT_NAME": f"{PROJECT}net", "PORT": str(int(os.environ["PORT"]) + 2),
+           "COMPOSE_FILE": "docker-compose.yml:two-networks.yml"}
+    with open("two-networks.yml", "w") as file:
+        file.write("services:\n  proxy: {networks: [zebra]}\n  database: {networks: [aardvark, zebra]}\n"
+                   "networks: {aardvark: {}, zebra: {}}\n")
+    try:
+        compose("up", "-d", "--scale", "database=2", env=env)
+        proxy = compose("ps", "-q", "proxy", env=env).split()[0]
+        observer = Observer(proxy)
+        wait("both are up", lambda: len(observer.up()) == 2)
+        nodes = compose("ps", "-q", "database", env=env).split()
+        wanted = sorted(address_of(node, f"{PROJECT}net_zebra") + ":8080" for node in nodes)
+        found = sorted(b["address"] for b in observer.backends().values())
+        observer.close()
+        assert wanted == found, (wanted, found)
+        ok("two networks: the nodes are reached by the one that the balancer is in")
+    finally:
+        compose("down", "-v", "--timeout", "1", env=env, check=False)
+        os.remove("two-networks.yml")
+
+
+def by_name():
+    """Without the engine's socket: every address of the service's name."""
+    lone = run("docker", "run", "-d", "--network", f"{PROJECT}_default", "meshkv", "balance", "--port", "8099",
+               "--dns-name", "database")
+    try:
+        observer = Observer(lone)
+        wait("six addresses are up", lambda: len(observer.up()) == 6)
+        observer.close()
+        ok("DNS_NAME finds the six nodes without the engine, from a static binary on an empty image")
+    finally:
+        run("docker", "rm", "-f", lone)
+
+
+def forbidden():
+    """As nobody, whom the socket does not admit: it says so and goes on."""
+    lone = run("docker", "run", "-d", "-v", "/var/run/docker.sock:/var/run/docker.sock:ro", "meshkv", "balance")
+    try:
+        logs = lambda: subprocess.run(["docker", "logs", lone], capture_output=True, text=True).stderr
+        wait("it says so", lambda: "may not open the socket" in logs())
+        assert inspect(lone, "{{.State.Running}}") == "true"
+        ok("a forbidden socket is said to be one, and the balancer goes on")
+    finally:
+        run("docker", "rm", "-f", lone)
+
+
+def suite(nodes, times):
+    compose("up", "-d", "--no-recreate", "--scale", f"database={nodes}")
+    for _ in range(times):
+        compose("run", "--rm", "tests")
+    ok(f"run tests: the black-box suite through the balancer, {nodes} node, {times} times in a row")
+
+
+def stress(nodes):
+    compose("up", "-d", "--no-recreate", "--scale", f"database={nodes}")
+    compose("run", "--rm", "stress")
+    ok(f"run stress: load through the balancer, {nodes} node")
+
+
+def main():
+    proxy, observer = started()
+    host = address_of(proxy)
+    spread(observer, host)
+    attach(observer, host)
+    scaled(observer, host)
+    stopped(observer, host)
+    paused(observer, host)
+    killed(observer, host)
+    disconnected(observer, host)
+    moved(observer, host)
+    observer = balancer_killed(proxy, observer)
+    by_name()
+    forbidden()
+    other_project(observer)
+    observer.close()
+    two_networks()
+    # Nodes are alone in this version, so a suite that reads what it wrote needs one of them.
+    suite(1, int(os.environ.get("SUITE_TIMES", "10")))
+    stress(1)
+    compose("stop")
+    exits = [inspect(container, "{{.State.ExitCode}}") for container in ids("proxy") + ids()]
+    assert set(exits) == {"0"}, exits
+    ok("stop: everything drains and exits 0")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AssertionError as reason:
+        print(f"FAILED: {reason}", flush=True)
+        print(compose("logs", "--tail", "40", check=False)[-6000:])
+        sys.exit(1)
+    finally:
+        print(f"compose: {passed} passed", flush=True)
