@@ -9,6 +9,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug)]
@@ -253,8 +256,8 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
             sent_ns: 0,
         });
     }
-    let mut listing = match (&plan.address, plan.slow_listing) {
-        (Address::Tcp(address), true) => Some(slow_listing(*address)?),
+    let listing = match (&plan.address, plan.slow_listing) {
+        (Address::Tcp(address), true) => Some(SlowReader::start(*address)?),
         _ => None,
     };
     let latencies = hdrhistogram::Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(other)?;
@@ -265,17 +268,16 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
         run.send(connection)?;
     }
     let mut outcome = Outcome::default();
+    let mut listed_before = 0;
     let mut window: Option<(Instant, u64, u64, u64)> = None;
-    let mut slow_at = Instant::now();
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; 256 * 1024];
     loop {
-        let wait = Duration::from_millis(if listing.is_some() { 1 } else { 10_000 });
-        match poll.poll(&mut events, Some(wait)) {
+        match poll.poll(&mut events, Some(Duration::from_secs(10))) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
-        if events.is_empty() && listing.is_none() {
+        if events.is_empty() {
             return Err(other("no answer for ten seconds"));
         }
         for event in &events {
@@ -285,15 +287,6 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
             }
             if event.is_readable() {
                 run.receive(connection, &mut buffer)?;
-            }
-        }
-        if let Some(stream) = listing.as_mut().filter(|_| slow_at.elapsed() >= SLOW_EVERY) {
-            slow_at = Instant::now();
-            match stream.read(&mut buffer[..SLOW_BYTES]) {
-                Ok(0) => listing = None,
-                Ok(bytes) => outcome.listed_bytes += bytes as u64,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
             }
         }
         if plan.each.is_some() {
@@ -307,7 +300,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
         match window {
             None if began.elapsed() >= plan.warm_up => {
                 run.latencies.clear();
-                outcome.listed_bytes = 0;
+                listed_before = listing.as_ref().map_or(0, SlowReader::bytes);
                 window = Some((Instant::now(), run.done, cpu_ns_of(plan.pid), own_cpu_ns()));
             }
             Some((from, done, server_cpu, client_cpu)) if from.elapsed() >= plan.window => {
@@ -315,6 +308,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
                 outcome.client_cpu_ns = own_cpu_ns() - client_cpu;
                 outcome.seconds = from.elapsed().as_secs_f64();
                 outcome.requests = run.done - done;
+                outcome.listed_bytes = listing.as_ref().map_or(0, SlowReader::bytes) - listed_before;
                 outcome.p999_ns = run.latencies.value_at_quantile(0.999);
                 if outcome.requests == 0 {
                     return Err(other("no request was answered in the window"));
@@ -416,15 +410,51 @@ fn open(address: &Address, poll: &Poll, token: Token) -> io::Result<Box<dyn Dupl
     })
 }
 
-/// Asks for everything with a small receive buffer, so that the server soon waits for the reader.
-fn slow_listing(address: SocketAddr) -> io::Result<std::net::TcpStream> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    socket.set_recv_buffer_size(64 * 1024)?;
-    socket.connect(&address.into())?;
-    let mut stream: std::net::TcpStream = socket.into();
-    stream.write_all(b"GET /getAll HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
+/// A client that reads a listing of everything slowly, on a thread of its own: what it does must not delay
+/// the one that takes the times of others. It ends when it goes out of scope.
+struct SlowReader {
+    bytes: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SlowReader {
+    /// Asks with a small receive buffer, so that the server soon waits for the reader.
+    fn start(address: SocketAddr) -> io::Result<SlowReader> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_recv_buffer_size(64 * 1024)?;
+        socket.connect(&address.into())?;
+        let mut stream: std::net::TcpStream = socket.into();
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET /getAll HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let (bytes, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut reader = SlowReader { bytes: Arc::clone(&bytes), over: Arc::clone(&over), thread: None };
+        let read = move || {
+            let mut buffer = vec![0; SLOW_BYTES];
+            while !over.load(Ordering::Relaxed) {
+                match stream.read(&mut buffer) {
+                    Ok(read) if read > 0 => bytes.fetch_add(read as u64, Ordering::Relaxed),
+                    // The end; or nothing came, which the figure of bytes shows.
+                    _ => return,
+                };
+                std::thread::sleep(SLOW_EVERY);
+            }
+        };
+        reader.thread = Some(std::thread::Builder::new().spawn(read)?);
+        Ok(reader)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for SlowReader {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // It has nothing to say that its count does not.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 pub(crate) fn other(reason: impl ToString) -> io::Error {

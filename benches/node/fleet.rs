@@ -1,6 +1,6 @@
 //! The servers that are measured: child processes on core 0, ended when they go out of scope.
 
-use super::drive::{Address, Operation, Plan, Protocol, connect, other};
+use super::drive::{Address, Operation, Plan, Protocol, connect, cpu_ns_of, other};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,18 @@ impl Peer {
             window: Duration::ZERO,
             pid: self.pid(),
             slow_listing: false,
+        }
+    }
+
+    /// Waits until it has nothing more to do by itself, for a while.
+    pub(crate) fn settle(&self) {
+        const LOOK_EVERY: Duration = Duration::from_millis(300);
+        for _ in 0..30 {
+            let before = cpu_ns_of(self.pid());
+            std::thread::sleep(LOOK_EVERY);
+            if cpu_ns_of(self.pid()) - before < LOOK_EVERY.as_nanos() as u64 / 20 {
+                return;
+            }
         }
     }
 

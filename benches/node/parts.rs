@@ -131,6 +131,7 @@ fn load(peer: &Peer, from: u64, to: u64, adapt: impl Fn(&mut Plan)) -> io::Resul
     plan.connections = 8;
     adapt(&mut plan);
     drive::run(&plan)?;
+    peer.settle();
     Ok(())
 }
 

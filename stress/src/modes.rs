@@ -4,8 +4,8 @@ use crate::compare::compare;
 use crate::machine::{Host, now_rfc3339, raise_descriptor_limit};
 use crate::options::{Cli, Mode, Options};
 use crate::progress::Shower;
-use crate::report::build::{Frame, Part, counts, report};
-use crate::report::{H, Report, TargetInfo, Verdict, files, text};
+use crate::report::build::{self, Frame, Part, counts};
+use crate::report::{self, H, Report, TargetInfo, Verdict, files, text};
 use crate::run::{Pace, Plan, run};
 use crate::slo::{self, Slo};
 use crate::target::Target;
@@ -52,12 +52,36 @@ pub fn main(cli: Cli) -> Result<u8, Failed> {
             print(&text::comparison(&found, paint(color)));
             Ok(if found.regression { MISSED } else { 0 })
         }
+        Some(Mode::Plot { file, html, svg, baseline }) => {
+            let report = files::read(&file).map_err(usage)?;
+            let base = baseline.map(|path| files::read(&path)).transpose().map_err(usage)?;
+            if html.is_none() && svg.is_none() {
+                print(&report::svg::file(&report, base.as_ref()));
+            }
+            for (path, drawn) in drawings(&html, &svg, &report, base.as_ref()) {
+                std::fs::write(&path, drawn)
+                    .map_err(|error| errors(format!("cannot write {}: {error}", path.display())))?;
+            }
+            Ok(0)
+        }
         Some(Mode::Show { file, color }) => {
             let report = files::read(&file).map_err(usage)?;
             print(&text::text(&report, paint(color)));
             Ok(exit_code(&report))
         }
     }
+}
+
+/// The pictures that were asked for, and where they go.
+fn drawings(
+    html: &Option<PathBuf>,
+    svg: &Option<PathBuf>,
+    report: &Report,
+    baseline: Option<&Report>,
+) -> Vec<(PathBuf, String)> {
+    let html = html.iter().map(|path| (path.clone(), report::html::page(report, baseline)));
+    let svg = svg.iter().map(|path| (path.clone(), report::svg::file(report, baseline)));
+    html.chain(svg).collect()
 }
 
 /// A closed pipe (`| head`) is no reason to fail.
@@ -169,20 +193,20 @@ fn execute(mode: &str, options: &Options) -> Result<u8, Failed> {
     }
     shower.finish();
     ask_again(&mut frame);
-    let mut report = report(frame, &parts);
-    judge(&mut report, &slos, baseline);
-    conclude(options, &report, &parts)
+    let mut report = build::report(frame, &parts);
+    judge(&mut report, &slos, baseline.as_ref());
+    conclude(options, &report, &parts, baseline.as_ref().map(|(_, base)| base))
 }
 
 /// Objectives and baseline. One that cannot be compared with is told as a reason, after a run that took its time.
-fn judge(report: &mut Report, slos: &[Slo], baseline: Option<(String, Report)>) {
+fn judge(report: &mut Report, slos: &[Slo], baseline: Option<&(String, Report)>) {
     report.slo = slos.iter().map(|slo| slo.judge(report)).collect();
     if let Some((name, base)) = baseline {
-        match compare(&base, &name, report, report.config.noise) {
+        match compare(base, name, report, report.config.noise) {
             Ok(found) => report.baseline = Some(found),
             Err(message) => report.reasons.push(format!("not compared: {message}")),
         }
-        warn_of_comparison(&base, report);
+        warn_of_comparison(base, report);
     }
 }
 
@@ -221,7 +245,7 @@ fn sweeping(from: f64, factor: f64, mut options: Options) -> Result<u8, Failed> 
         for attempt in 1..=sweep::ATTEMPTS {
             let outcome = run(&plan, &interrupted, |progress| shower.show(progress))?;
             let part = Part::new(outcome, &plan);
-            let mut step = report(frame.clone(), std::slice::from_ref(&part));
+            let mut step = build::report(frame.clone(), std::slice::from_ref(&part));
             step.slo = slos.iter().map(|slo| slo.judge(&step)).collect();
             step.runs[0].slo_pass = Some(step.slo.iter().all(|slo| slo.pass));
             if step.verdict == Verdict::Valid || attempt == sweep::ATTEMPTS || step.interrupted {
@@ -252,7 +276,7 @@ fn sweeping(from: f64, factor: f64, mut options: Options) -> Result<u8, Failed> 
             "the steps beyond were INVALID: the limit may be the client's, not the server's".to_owned(),
         );
     }
-    let code = conclude(&options, &report, &[part])?;
+    let code = conclude(&options, &report, &[part], None)?;
     Ok(match (code, swept.knee) {
         // A step that breaks is what the sweep was looking for, but not the first one.
         (ERRORS, None) => MISSED,
@@ -281,32 +305,46 @@ fn lagging(options: &Options) -> Result<u8, Failed> {
     (frame.config.rate, frame.config.arrival) = (None, None);
     ask_again(&mut frame);
     let part = Part { outcome: found.outcome, elapsed_ns: found.elapsed_ns, target_rate: None };
-    let mut report = report(frame, std::slice::from_ref(&part));
+    let mut report = build::report(frame, std::slice::from_ref(&part));
     report.latency.service.insert("get".to_owned(), H::of(&found.reads));
     report.latency.replication_lag = Some(H::of(&found.lag));
     judge(&mut report, &slos, None);
-    conclude(options, &report, &[part])
+    conclude(options, &report, &[part], None)
 }
 
 /// Prints, writes the files, and says how it ended.
-fn conclude(options: &Options, report: &Report, parts: &[Part]) -> Result<u8, Failed> {
+fn conclude(
+    options: &Options,
+    report: &Report,
+    parts: &[Part],
+    baseline: Option<&Report>,
+) -> Result<u8, Failed> {
     let told = !options.quiet && !options.compat;
     let mut out = match (options.compat, options.quiet) {
         (true, _) => compat::report(report),
         (false, true) => String::new(),
         (false, false) => text::text(report, paint(options.color)),
     };
-    let mut write = |path: &Option<PathBuf>, make: &dyn Fn(&Path) -> std::io::Result<()>| {
-        let Some(path) = path else { return Ok(()) };
+    let mut write = |path: &Path, make: &dyn Fn(&Path) -> std::io::Result<()>| {
         make(path).map_err(|error| errors(format!("cannot write {}: {error}", path.display())))?;
         if told {
             out.push_str(&format!("written   {}\n", path.display()));
         }
         Ok(())
     };
-    let written = write(&options.json, &|path| files::json(report, path))
-        .and_then(|()| write(&options.csv, &|path| files::csv(report, path)))
-        .and_then(|()| write(&options.hdr_log, &|path| files::hdr_log(report, parts, path)));
+    let mut written = Ok(());
+    if let Some(path) = &options.json {
+        written = written.and(write(path, &|path| files::json(report, path)));
+    }
+    if let Some(path) = &options.csv {
+        written = written.and(write(path, &|path| files::csv(report, path)));
+    }
+    if let Some(path) = &options.hdr_log {
+        written = written.and(write(path, &|path| files::hdr_log(report, parts, path)));
+    }
+    for (path, drawn) in drawings(&options.html, &options.svg, report, baseline) {
+        written = written.and(write(&path, &|path| std::fs::write(path, &drawn)));
+    }
     // The report is told even when a file could not be written.
     print(&out);
     written?;

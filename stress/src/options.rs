@@ -58,6 +58,17 @@ pub enum Mode {
         #[arg(long, default_value = "auto")]
         color: ColorChoice,
     },
+    /// Draws the report that --json wrote: --html, --svg, or SVG on stdout
+    Plot {
+        file: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// Another report, for its curve
+        #[arg(long, value_name = "FILE")]
+        baseline: Option<PathBuf>,
+    },
     /// Prints the report that --json wrote
     Show {
         file: PathBuf,
@@ -149,6 +160,12 @@ pub struct Options {
     /// Write the seconds as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write the report as one HTML page with charts
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the charts
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Nothing on the terminal but errors
     #[arg(short = 'q', long)]
     pub quiet: bool,

@@ -3,6 +3,8 @@
 
 pub mod build;
 pub mod files;
+pub mod html;
+pub mod svg;
 pub mod text;
 
 use crate::machine::Host;

@@ -4,9 +4,10 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What the server does about its n-th request; `None`: it closes the connection.
 pub type Script = fn(u64, &str) -> Option<String>;
@@ -32,7 +33,11 @@ pub fn serve(script: Script) -> Fixture {
 }
 
 /// A thread a connection, for ever.
-pub fn accept(listener: &TcpListener, counted: &Arc<AtomicU64>, script: Script) {
+pub fn accept(
+    listener: &TcpListener,
+    counted: &Arc<AtomicU64>,
+    script: impl Fn(u64, &str) -> Option<String> + Copy + Send + 'static,
+) {
     for mut stream in listener.incoming().flatten() {
         let counted = Arc::clone(counted);
         let _ = stream.set_nodelay(true);
@@ -149,4 +154,63 @@ pub fn balanced(report: &serde_json::Value) {
         report["intervals"].as_array().expect("a list").iter().map(|second| n(second, name)).sum()
     };
     assert_eq!((sum("/ok"), sum("/failed")), (count("ok"), count("failed")), "seconds add up: {report}");
+}
+
+pub struct Nginx {
+    child: Child,
+    folder: std::path::PathBuf,
+    pub url: String,
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Asked to stop, the master ends its workers too.
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.child.id() as i32),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// An nginx with these locations on a port of its own, so many requests a connection; `None`: there is no nginx here.
+pub fn nginx(locations: &str, requests: u64) -> Option<Nginx> {
+    let found = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists());
+    let Some(program) = found else {
+        println!("SKIPPED: nginx is not installed; nothing is measured against it");
+        return None;
+    };
+    // Free a moment ago; nothing else on this machine picks ports by number.
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let folder = std::env::temp_dir().join(format!("meshkv-stress-nginx-{}-{port}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("made");
+    let at = folder.display();
+    let configuration = format!(
+        "daemon off; worker_processes 1; pid {at}/pid; error_log stderr crit;\n\
+         events {{ worker_connections 512; }}\n\
+         http {{ access_log off; keepalive_requests {requests}; client_body_temp_path {at}; proxy_temp_path {at};\n\
+         fastcgi_temp_path {at}; uwsgi_temp_path {at}; scgi_temp_path {at};\n\
+         server {{ listen 127.0.0.1:{port}; default_type text/plain;\n\
+         {locations} }} }}\n"
+    );
+    let file = folder.join("nginx.conf");
+    std::fs::write(&file, configuration).expect("written");
+    let child = Command::new(program)
+        .args(["-p", &at.to_string(), "-c"])
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("starts");
+    let nginx = Nginx { child, folder, url: format!("http://127.0.0.1:{port}") };
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nginx does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Some(nginx)
 }
