@@ -165,6 +165,11 @@ impl Thread<'_> {
                 if event.token() != TIMER {
                     let writable = event.is_writable();
                     now = self.event(event.token().0, writable);
+                    // Not in one burst when all have been read: that would suit the server more than its users do,
+                    // and the first ones' service times would hold the reading of the others.
+                    if self.schedule.is_none() {
+                        self.flush(now);
+                    }
                 }
             }
             let at_end = self.sending && now >= self.counts.end_ns;
