@@ -62,7 +62,7 @@ pub const LISTING_PAGE_BYTES: usize = 1024 * 1024;
 pub const LISTING_LIMIT_MAX: u64 = 1_000_000_000;
 
 /// Stripes of the store (a power of two).
-pub const STRIPES_DEFAULT: usize = 1024;
+pub const STRIPES_DEFAULT: usize = 512;
 /// Distinct writers that the store's records may name at once.
 pub const WRITERS_MAX: usize = 256;
 /// Tombstones are kept at least this long, in milliseconds.

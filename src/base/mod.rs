@@ -1,5 +1,5 @@
 //! What every other folder may use: time, versions, small pure helpers. Imports nothing but `std`.
 
 pub mod clock;
-pub mod prefetch;
+pub mod memory;
 pub mod version;

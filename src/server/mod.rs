@@ -17,10 +17,13 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Between two looks at what could be settled, when there was nothing.
+const SETTLE_EVERY: Duration = Duration::from_millis(250);
 
 /// Why a node could not start. Nothing is left behind.
 #[derive(Debug)]
@@ -97,6 +100,7 @@ struct Control {
     head_arrival_ms: u64,
     failure: Mutex<Option<ServeError>>,
     wakers: Mutex<Vec<mio::Waker>>,
+    settler: OnceLock<Thread>,
 }
 
 impl Control {
@@ -105,6 +109,9 @@ impl Control {
         for waker in &*self.wakers.lock() {
             // A worker that cannot be woken looks by itself within a tick.
             let _ = waker.wake();
+        }
+        if let Some(settler) = self.settler.get() {
+            settler.unpark();
         }
     }
 
@@ -202,6 +209,7 @@ impl<S: Storage> Server<S> {
             head_arrival_ms: config.head_arrival_ms,
             failure: Mutex::new(None),
             wakers: Mutex::new(Vec::new()),
+            settler: OnceLock::new(),
         });
         let mut server =
             Server { node, control, address, unix: config.unix, threads: Mutex::new(Vec::new()) };
@@ -234,10 +242,29 @@ impl<S: Storage> Server<S> {
                 }
             }
         }
+        server.start_settler();
         for observer in &server.node.extensions.snapshot().observers {
             observer.server_connected(address);
         }
         Ok(server)
+    }
+
+    /// Starts the thread that does what no worker has the time for. A node without it is a little slower.
+    fn start_settler(&mut self) {
+        let (node, control) = (Arc::clone(&self.node), Arc::clone(&self.control));
+        let settle = move || {
+            // Gives way to the workers; where it may not say so, it does the same work.
+            let _ = rustix::process::nice(10);
+            while !control.stopping.load(Ordering::Acquire) {
+                if !node.store.settle() {
+                    std::thread::park_timeout(SETTLE_EVERY);
+                }
+            }
+        };
+        if let Ok(thread) = std::thread::Builder::new().name("settler".to_owned()).spawn(settle) {
+            let _ = self.control.settler.set(thread.thread().clone());
+            self.threads.get_mut().push(thread);
+        }
     }
 
     /// Where clients reach it; with port 0, the port that was chosen.

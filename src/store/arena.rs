@@ -13,14 +13,14 @@
 //! enough of a stripe is dead, the live entries of its deadest chunk move, some at each write, and the
 //! chunk is given back. An entry that shrinks stays in place and leaves a dead filler behind itself.
 //!
-//! A chunk is a vector with its capacity reserved: pages that were not written yet cost nothing. Everything
-//! here is safe code; the bounds checks cost less than was measurable beside the cache misses.
+//! A chunk is a room of a region: pages that were not written yet cost nothing, and those of a chunk that
+//! was given up go back to the system. The bounds checks cost less than was measurable beside the cache misses.
 
 use super::Marks;
+use super::rooms::{CHUNK_BYTES, ChunkBytes, Rooms};
+use crate::base::memory::Slot;
 use crate::base::version::{Hlc, Version, WriterIndex};
 
-/// Bytes of a chunk; a larger entry gets a chunk of its own.
-pub(super) const CHUNK_BYTES: usize = 16 * 1024;
 const GRANULE: usize = 8;
 const GRANULE_BITS: u32 = 11;
 const HEADER: usize = 12;
@@ -160,15 +160,52 @@ fn read_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from(read_u32(bytes, at)) | u64::from(read_u32(bytes, at + 4)) << 32
 }
 
-#[derive(Debug, Default)]
+/// Where a chunk's bytes are.
+#[derive(Debug)]
+enum Body {
+    Room(Slot<ChunkBytes>),
+    /// Made for one entry that is larger than a room; or nothing.
+    Own(Box<[u8]>),
+}
+
+#[derive(Debug)]
 struct Chunk {
-    bytes: Vec<u8>,
+    body: Body,
+    used: u32,
     dead: u32,
+    /// Bytes that are resident whether they are used or not.
+    touched: u32,
+}
+
+impl Default for Chunk {
+    fn default() -> Chunk {
+        Chunk { body: Body::Own(Box::default()), used: 0, dead: 0, touched: 0 }
+    }
 }
 
 impl Chunk {
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Room(slot) => &slot[..],
+            Body::Own(bytes) => bytes,
+        }
+    }
+
+    #[inline(always)]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.body {
+            Body::Room(slot) => &mut slot[..],
+            Body::Own(bytes) => bytes,
+        }
+    }
+
     fn accounted(&self) -> u64 {
-        self.bytes.len().next_multiple_of(PAGE).min(self.bytes.capacity().max(self.bytes.len())) as u64
+        u64::from(self.used.next_multiple_of(PAGE as u32).max(self.touched))
+    }
+
+    fn has_room(&self, size: usize) -> bool {
+        self.used as usize + size <= CHUNK_BYTES
     }
 }
 
@@ -204,9 +241,9 @@ impl Arena {
     /// What adding this many bytes would cost in memory, at most.
     pub(super) fn growth(&self, size: usize) -> u64 {
         match self.active.map(|active| &self.chunks[active as usize]) {
-            Some(chunk) if chunk.bytes.len() + size <= CHUNK_BYTES => {
-                let pages = |bytes: usize| bytes.next_multiple_of(PAGE);
-                (pages(chunk.bytes.len() + size) - pages(chunk.bytes.len())) as u64
+            Some(chunk) if chunk.has_room(size) => {
+                let after = (chunk.used as usize + size).next_multiple_of(PAGE) as u64;
+                after.saturating_sub(chunk.accounted())
             }
             _ => size.next_multiple_of(PAGE) as u64,
         }
@@ -214,14 +251,16 @@ impl Arena {
 
     #[inline]
     fn bytes(&self, place: Place) -> &[u8] {
-        &self.chunks[place.chunk()].bytes[place.offset()..]
+        &self.chunks[place.chunk()].bytes()[place.offset()..]
     }
 
     /// Asks for the entry's first cache lines.
     #[inline]
     pub(super) fn prefetch(&self, place: Place) {
-        if let Some(bytes) = self.chunks.get(place.chunk()).and_then(|c| c.bytes.get(place.offset()..)) {
-            crate::base::prefetch::prefetch(bytes);
+        if let Some(bytes) =
+            self.chunks.get(place.chunk()).and_then(|chunk| chunk.bytes().get(place.offset()..))
+        {
+            crate::base::memory::prefetch(bytes);
         }
     }
 
@@ -253,19 +292,18 @@ impl Arena {
     }
 
     /// Adds an entry at the end of the log.
-    pub(super) fn append(&mut self, entry: &Entry<'_>) -> Place {
+    pub(super) fn append(&mut self, entry: &Entry<'_>, rooms: &Rooms) -> Place {
         let size = entry.size();
-        let (place, room) = self.reserve(size);
+        let (place, room) = self.reserve(size, rooms);
         entry.write(room, false);
         place
     }
 
-    fn reserve(&mut self, size: usize) -> (Place, &mut [u8]) {
-        let fits = |chunk: &Chunk| chunk.bytes.len() + size <= CHUNK_BYTES;
+    fn reserve(&mut self, size: usize, rooms: &Rooms) -> (Place, &mut [u8]) {
         let index = match self.active {
-            Some(active) if fits(&self.chunks[active as usize]) => active as usize,
+            Some(active) if self.chunks[active as usize].has_room(size) => active as usize,
             _ => {
-                let index = self.open(size);
+                let index = self.open(size, rooms);
                 // A chunk that was made for one large entry has no room for others.
                 if size <= CHUNK_BYTES {
                     self.active = Some(index as u32);
@@ -275,15 +313,22 @@ impl Arena {
         };
         let chunk = &mut self.chunks[index];
         let before = chunk.accounted();
-        let start = chunk.bytes.len();
-        chunk.bytes.resize(start + size, 0);
+        let start = chunk.used as usize;
+        chunk.used += size as u32;
         self.accounted += chunk.accounted() - before;
         self.used += size as u64;
-        (Place::new(index, start), &mut self.chunks[index].bytes[start..])
+        (Place::new(index, start), &mut chunk.bytes_mut()[start..start + size])
     }
 
-    fn open(&mut self, size: usize) -> usize {
-        let chunk = Chunk { bytes: Vec::with_capacity(size.max(CHUNK_BYTES)), dead: 0 };
+    fn open(&mut self, size: usize, rooms: &Rooms) -> usize {
+        let (body, touched) = if size <= CHUNK_BYTES {
+            let (slot, is_warm) = rooms.take_chunk();
+            (Body::Room(slot), if is_warm { CHUNK_BYTES as u32 } else { 0 })
+        } else {
+            (Body::Own(vec![0; size].into_boxed_slice()), 0)
+        };
+        let chunk = Chunk { body, used: 0, dead: 0, touched };
+        self.accounted += chunk.accounted();
         match self.free.pop() {
             Some(index) => {
                 self.chunks[index as usize] = chunk;
@@ -306,7 +351,7 @@ impl Arena {
             return false;
         }
         let chunk = &mut self.chunks[place.chunk()];
-        let room = &mut chunk.bytes[place.offset()..place.offset() + old];
+        let room = &mut chunk.bytes_mut()[place.offset()..place.offset() + old];
         entry.write(room, padded);
         let gap = old - new;
         if gap > 0 && !padded {
@@ -333,25 +378,37 @@ impl Arena {
     }
 
     /// Gives up the entry at `place`.
-    pub(super) fn kill(&mut self, place: Place) {
+    pub(super) fn kill(&mut self, place: Place, rooms: &Rooms) {
         let size = self.size_at(place);
         let chunk = &mut self.chunks[place.chunk()];
         let meta = place.offset() + 8;
-        let dead = read_u32(&chunk.bytes, meta) | DEAD;
-        chunk.bytes[meta..meta + 4].copy_from_slice(&dead.to_le_bytes());
+        let dead = read_u32(chunk.bytes(), meta) | DEAD;
+        chunk.bytes_mut()[meta..meta + 4].copy_from_slice(&dead.to_le_bytes());
         chunk.dead += size as u32;
         self.dead += size as u64;
         let index = place.chunk() as u32;
-        if chunk.dead as usize == chunk.bytes.len() && self.active != Some(index) {
-            self.release(index);
+        if chunk.dead == chunk.used && self.active != Some(index) {
+            self.release(index, rooms);
         }
     }
 
-    fn release(&mut self, index: u32) {
+    /// Gives up everything.
+    pub(super) fn reset(&mut self, rooms: &Rooms) {
+        for chunk in std::mem::take(self).chunks {
+            if let Body::Room(slot) = chunk.body {
+                rooms.give_chunk(slot);
+            }
+        }
+    }
+
+    fn release(&mut self, index: u32, rooms: &Rooms) {
         let chunk = std::mem::take(&mut self.chunks[index as usize]);
         self.accounted -= chunk.accounted();
-        self.used -= chunk.bytes.len() as u64;
+        self.used -= u64::from(chunk.used);
         self.dead -= u64::from(chunk.dead);
+        if let Body::Room(slot) = chunk.body {
+            rooms.give_chunk(slot);
+        }
         self.free.push(index);
         if self.victim.is_some_and(|(victim, _)| victim == index) {
             self.victim = None;
@@ -363,19 +420,25 @@ impl Arena {
         self.dead * 100 > self.used * 15 && self.used > CHUNK_BYTES as u64
     }
 
+    /// More is dead than background work leaves behind.
+    pub(super) fn wants_compaction(&self) -> bool {
+        self.dead * 100 > self.used * 10 && self.used > CHUNK_BYTES as u64
+    }
+
     /// Moves up to `entries_max` entries out of the deadest chunk. `moved` is told of each: its key, where it
     /// was and where it is. True while there is more to do.
     pub(super) fn evacuate(
         &mut self,
         entries_max: usize,
+        rooms: &Rooms,
         mut moved: impl FnMut(&[u8], Place, Place),
     ) -> bool {
         let Some((victim, mut offset)) = self.victim.or_else(|| self.deadest()) else { return false };
         for _ in 0..entries_max {
             let chunk = &self.chunks[victim as usize];
-            if offset as usize >= chunk.bytes.len() {
-                self.release(victim);
-                return self.wants_evacuation();
+            if offset >= chunk.used {
+                self.release(victim, rooms);
+                return self.wants_compaction();
             }
             let from = Place::new(victim as usize, offset as usize);
             let shape = Shape::of(self.bytes(from));
@@ -384,14 +447,14 @@ impl Arena {
                 let mut moving = std::mem::take(&mut self.moving);
                 moving.clear();
                 moving.extend_from_slice(&self.bytes(from)[..size]);
-                let (to, room) = self.reserve(size);
+                let (to, room) = self.reserve(size, rooms);
                 room.copy_from_slice(&moving);
                 moved(&moving[shape.body..shape.body + shape.key], from, to);
                 self.moving = moving;
                 // What has moved is dead here, so that a stripe's figures are true between two steps.
                 let chunk = &mut self.chunks[victim as usize];
                 let meta = offset as usize + 8;
-                chunk.bytes[meta..meta + 4].copy_from_slice(&(shape.meta | DEAD).to_le_bytes());
+                chunk.bytes_mut()[meta..meta + 4].copy_from_slice(&(shape.meta | DEAD).to_le_bytes());
                 chunk.dead += size as u32;
                 self.dead += size as u64;
             }
@@ -404,10 +467,8 @@ impl Arena {
     fn deadest(&self) -> Option<(u32, u32)> {
         let candidates = self.chunks.iter().enumerate();
         candidates
-            .filter(|(index, chunk)| {
-                self.active != Some(*index as u32) && !chunk.bytes.is_empty() && chunk.dead > 0
-            })
-            .max_by_key(|(_, chunk)| u64::from(chunk.dead) * 1024 / chunk.bytes.len() as u64)
+            .filter(|(index, chunk)| self.active != Some(*index as u32) && chunk.used > 0 && chunk.dead > 0)
+            .max_by_key(|(_, chunk)| u64::from(chunk.dead) * 1024 / u64::from(chunk.used))
             .map(|(index, _)| (index as u32, 0))
     }
 }
@@ -437,13 +498,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_at_every_boundary_of_the_lengths() {
-        let mut arena = Arena::default();
+        let (mut arena, rooms) = (Arena::default(), Rooms::default());
         let text = vec![b'x'; 20_000];
         for key in [1, 2, 255, 256, 257, 4096] {
             for value in [0, 1, 7, 1023, 1024, 16_384] {
                 for expiry in [0, 77] {
                     let wanted = entry(&text[..key], &text[..value], expiry);
-                    let place = arena.append(&wanted);
+                    let place = arena.append(&wanted, &rooms);
                     let found = arena.entry(place);
                     assert_eq!((found.key, found.value), (wanted.key, wanted.value));
                     assert_eq!((found.version, found.marks), (wanted.version, wanted.marks));
@@ -471,9 +532,9 @@ mod tests {
         for (old_expiry, new_expiry) in [(0, 0), (5, 0), (5, 5)] {
             for new in 0..50 {
                 for old in new..50 {
-                    let mut arena = Arena::default();
-                    let place = arena.append(&entry(b"key", &text[..old], old_expiry));
-                    let behind = arena.append(&entry(b"next", b"", 0));
+                    let (mut arena, rooms) = (Arena::default(), Rooms::default());
+                    let place = arena.append(&entry(b"key", &text[..old], old_expiry), &rooms);
+                    let behind = arena.append(&entry(b"next", b"", 0), &rooms);
                     assert!(arena.replace(place, &entry(b"key", &text[..new], new_expiry)), "{old} to {new}");
                     let found = arena.entry(place);
                     assert_eq!((found.key, found.value), (&b"key"[..], &text[..new]));
@@ -489,10 +550,10 @@ mod tests {
         for key in 1..40 {
             for value in 0..60 {
                 for expiry in [0, 5] {
-                    let mut arena = Arena::default();
+                    let (mut arena, rooms) = (Arena::default(), Rooms::default());
                     let text = [b'k'; 64];
-                    let place = arena.append(&entry(&text[..key], &text[..value], expiry));
-                    let behind = arena.append(&entry(b"next", b"", 0));
+                    let place = arena.append(&entry(&text[..key], &text[..value], expiry), &rooms);
+                    let behind = arena.append(&entry(b"next", b"", 0), &rooms);
                     arena.bury(place, Version { hlc: Hlc(9), writer: WriterIndex(1) });
                     assert!(arena.entry(place).tombstone);
                     assert_eq!(arena.key(place), &text[..key]);

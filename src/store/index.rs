@@ -8,8 +8,11 @@
 //! bucket therefore covers one stretch, and a split cuts that stretch in two: walks in that order survive
 //! growth and shrinking.
 
+use super::rooms::Rooms;
+use crate::base::memory::Slot as Room;
+
 const SLOTS: usize = 12;
-const SEGMENT: usize = 32;
+const SEGMENT: usize = 16;
 /// A split when there is more than this many entries a bucket, in sixteenths.
 const LOAD_MAX_16: u64 = 152;
 /// A join when there are fewer than this many entries a bucket, in sixteenths.
@@ -20,16 +23,18 @@ const OVERFLOW: u32 = 1 << 31;
 /// Tags of zero mean an empty slot. `next`: an overflow bucket's number plus one, or zero.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Bucket {
+pub(super) struct Bucket {
     tags: [u8; SLOTS],
     next: u32,
     places: [u32; SLOTS],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
-const EMPTY: Bucket = Bucket { tags: [0; SLOTS], next: 0, places: [0; SLOTS] };
+pub(super) const EMPTY: Bucket = Bucket { tags: [0; SLOTS], next: 0, places: [0; SLOTS] };
 
-type Segment = Box<[Bucket; SEGMENT]>;
+/// As many buckets as a stripe takes at a time.
+pub(super) type Segment = [Bucket; SEGMENT];
+const EMPTY_SEGMENT: Segment = [EMPTY; SEGMENT];
 
 /// A slot of the index, good until the next insert, removal or split.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +46,8 @@ pub(super) struct Slot {
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    segments: Vec<Segment>,
-    overflow: Vec<Segment>,
+    segments: Vec<Room<Segment>>,
+    overflow: Vec<Room<Segment>>,
     level: u32,
     split: u32,
     /// Overflow buckets that were given back, linked by `next`.
@@ -84,14 +89,14 @@ impl Index {
     pub(super) fn accounted(&self) -> u64 {
         let segments = self.segments.len() + self.overflow.len();
         let pointers = self.segments.capacity() + self.overflow.capacity();
-        (segments * size_of::<[Bucket; SEGMENT]>() + pointers * size_of::<Segment>()) as u64
+        (segments * size_of::<Segment>() + pointers * size_of::<Room<Segment>>()) as u64
             + (self.moving.capacity() * size_of::<(u8, u32)>()) as u64
     }
 
     /// What the next insert could cost in memory, at most.
     pub(super) fn growth(&self) -> u64 {
         if self.segments.is_empty() || (self.overflow_free == 0 && self.overflow_room() == 0) {
-            (2 * size_of::<[Bucket; SEGMENT]>()) as u64
+            (2 * size_of::<Segment>()) as u64
         } else {
             0
         }
@@ -136,7 +141,7 @@ impl Index {
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
         if !self.segments.is_empty() {
-            crate::base::prefetch::prefetch(self.bucket(self.address(hash)));
+            crate::base::memory::prefetch(self.bucket(self.address(hash)));
         }
     }
 
@@ -182,16 +187,16 @@ impl Index {
     }
 
     /// Adds an entry; whether the key is there already is the caller's business.
-    pub(super) fn insert(&mut self, hash: u64, place: u32) {
+    pub(super) fn insert(&mut self, hash: u64, place: u32, rooms: &Rooms) {
         if self.segments.is_empty() {
-            self.segments.push(Box::new([EMPTY; SEGMENT]));
+            self.segments.push(rooms.take_segment(EMPTY_SEGMENT));
         }
-        self.put(self.address(hash), tag(hash), place);
+        self.put(self.address(hash), tag(hash), place, rooms);
         self.entries += 1;
     }
 
     /// Puts into the first empty slot of a chain, adding to the chain if there is none.
-    fn put(&mut self, mut number: u32, tag: u8, place: u32) {
+    fn put(&mut self, mut number: u32, tag: u8, place: u32, rooms: &Rooms) {
         loop {
             let bucket = self.bucket_mut(number);
             let empty = matches(&bucket.tags, 0);
@@ -204,7 +209,7 @@ impl Index {
             number = match Self::next(bucket) {
                 Some(next) => next,
                 None => {
-                    let added = self.take_overflow();
+                    let added = self.take_overflow(rooms);
                     self.bucket_mut(number).next = (added ^ OVERFLOW) + 1;
                     added
                 }
@@ -212,7 +217,7 @@ impl Index {
         }
     }
 
-    fn take_overflow(&mut self) -> u32 {
+    fn take_overflow(&mut self, rooms: &Rooms) -> u32 {
         if self.overflow_free != 0 {
             let number = (self.overflow_free - 1) | OVERFLOW;
             self.overflow_free = self.bucket(number).next;
@@ -220,7 +225,7 @@ impl Index {
             return number;
         }
         if self.overflow_room() == 0 {
-            self.overflow.push(Box::new([EMPTY; SEGMENT]));
+            self.overflow.push(rooms.take_segment(EMPTY_SEGMENT));
         }
         self.overflow_used += 1;
         (self.overflow_used - 1) | OVERFLOW
@@ -276,13 +281,13 @@ impl Index {
     /// Whether the next split adds a segment.
     pub(super) fn split_growth(&self) -> u64 {
         let full = self.buckets() as usize == self.segments.len() * SEGMENT;
-        if full { size_of::<[Bucket; SEGMENT]>() as u64 } else { 0 }
+        if full { size_of::<Segment>() as u64 } else { 0 }
     }
 
     /// Splits one bucket. `hash_of` gives the hash of the key at a place.
-    pub(super) fn split(&mut self, mut hash_of: impl FnMut(u32) -> u64) {
+    pub(super) fn split(&mut self, rooms: &Rooms, mut hash_of: impl FnMut(u32) -> u64) {
         if self.buckets() as usize == self.segments.len() * SEGMENT {
-            self.segments.push(Box::new([EMPTY; SEGMENT]));
+            self.segments.push(rooms.take_segment(EMPTY_SEGMENT));
         }
         let (low, high) = (self.split, self.split + (1 << self.level));
         let mut moving = std::mem::take(&mut self.moving);
@@ -292,7 +297,7 @@ impl Index {
         let moving = std::mem::take(&mut self.moving);
         for &(tag, place) in &moving {
             let bit = hash_of(place) >> self.level & 1;
-            self.put(if bit == 0 { low } else { high }, tag, place);
+            self.put(if bit == 0 { low } else { high }, tag, place, rooms);
         }
         self.moving = moving;
         self.split += 1;
@@ -308,7 +313,7 @@ impl Index {
     }
 
     /// Undoes the last split.
-    pub(super) fn join(&mut self) {
+    pub(super) fn join(&mut self, rooms: &Rooms) {
         if self.split == 0 {
             self.level -= 1;
             self.split = 1 << self.level;
@@ -319,13 +324,19 @@ impl Index {
         self.drain(high);
         let moving = std::mem::take(&mut self.moving);
         for &(tag, place) in &moving {
-            self.put(low, tag, place);
+            self.put(low, tag, place, rooms);
         }
         self.moving = moving;
         // A segment stays in reserve, so that joining and splitting in turn does not cost one each time.
         while self.segments.len() * SEGMENT > self.buckets() as usize + 2 * SEGMENT {
-            self.segments.pop();
+            self.segments.pop().into_iter().for_each(|segment| rooms.give_segment(segment));
         }
+    }
+
+    /// Gives up everything.
+    pub(super) fn reset(&mut self, rooms: &Rooms) {
+        let Index { segments, overflow, .. } = std::mem::take(self);
+        segments.into_iter().chain(overflow).for_each(|segment| rooms.give_segment(segment));
     }
 
     /// The places in the chain of bucket `number`, appended to `places`.

@@ -4,15 +4,16 @@
 //! a batch asks for all of its lines before it looks at the first. A stripe is chosen by hash bits 40 and
 //! up, the bucket within it by the low bits, the tag by the highest eight: no bit serves twice.
 //!
-//! Lock order: a stripe's lock is a leaf. The sweep's lock is taken before a stripe's, the clear register's
-//! never together with one.
+//! Lock order: the sweep's lock, then a stripe's, then those of [`Rooms`], which are leaves. The clear register's
+//! is never held together with another.
 
 use super::arena::Entry;
 use super::cursor::{self, Place};
+use super::rooms::Rooms;
 use super::stripe::{Common, Stripe};
 use super::writers::Writers;
 use super::{Applied, Cursor, Flow, KeyHash, NewRecord, OutOfMemory, Record, Stamp, Storage, Usage};
-use crate::base::prefetch::prefetch;
+use crate::base::memory::prefetch;
 use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
 use crate::limits::STRIPES_DEFAULT;
 use crossbeam::utils::CachePadded;
@@ -30,6 +31,8 @@ const SWEEP_PAUSE_MS: u64 = 1000;
 const SWEEP_SHARE: u64 = 10;
 /// Entries that are moved at a time when a stripe is made compact.
 const COMPACT_STEP: usize = 32;
+/// What giving a chunk back to the system counts for in a budget of entries.
+const TRIM_COST: usize = 8;
 /// What catching up with a clear counts for in a budget of entries.
 const CLEAR_COST: usize = 64;
 
@@ -105,6 +108,7 @@ impl MemoryStore {
             common: Common {
                 hasher,
                 writers: Writers::new(),
+                rooms: Rooms::default(),
                 memory: AtomicU64::new(size),
                 memory_limit: config.memory_limit_bytes,
             },
@@ -370,7 +374,7 @@ impl Storage for MemoryStore {
 
     fn usage(&self, _now_ms: u64) -> Usage {
         let mut usage = Usage {
-            memory_bytes: self.common.memory.load(Ordering::Relaxed),
+            memory_bytes: self.common.held(),
             memory_limit_bytes: self.common.memory_limit,
             ..Usage::default()
         };
@@ -405,6 +409,9 @@ impl Storage for MemoryStore {
     fn maintain(&self, now_ms: u64, floor: Hlc, budget: usize) -> bool {
         let mut sweep = self.sweep.lock();
         let mut left = budget;
+        if self.common.rooms.trim(false, (budget / TRIM_COST).max(1)) {
+            return true;
+        }
         while sweep.cleared < self.stripes.len() {
             if left < CLEAR_COST {
                 return true;
@@ -429,7 +436,8 @@ impl Storage for MemoryStore {
                 let took_ms = now_ms.saturating_sub(sweep.started_ms);
                 sweep.next_ms = now_ms + (took_ms * (SWEEP_SHARE - 1)).max(SWEEP_PAUSE_MS);
                 sweep.started_ms = 0;
-                return false;
+                // What this sweep has freed is given back at the next call.
+                return self.common.rooms.wants_trim();
             }
             let mut guard = self.lock(&self.stripes[sweep.stripe]);
             left -= 1;
@@ -452,6 +460,19 @@ impl Storage for MemoryStore {
             }
         }
         true
+    }
+
+    fn settle(&self) -> bool {
+        self.common.rooms.join_pages()
+    }
+}
+
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        // Rooms that do not come home are lost to the process.
+        for stripe in &mut self.stripes {
+            stripe.get_mut().reset(&self.common);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod cursor;
 mod index;
 mod memory;
 mod oracle;
+mod rooms;
 mod stripe;
 mod writers;
 
@@ -204,4 +205,10 @@ pub trait Storage: Send + Sync + 'static {
     /// a clear left behind, evacuation. Does at most about `budget` entries. Returns true while there is
     /// more to do right now.
     fn maintain(&self, now_ms: u64, floor: Hlc, budget: usize) -> bool;
+
+    /// A slice of work that makes lookups faster and may take milliseconds: for a thread that serves nobody.
+    /// Returns true while there is more to do right now.
+    fn settle(&self) -> bool {
+        false
+    }
 }

@@ -5,6 +5,7 @@
 
 use super::arena::{Arena, Entry, Place};
 use super::index::{Index, Slot};
+use super::rooms::Rooms;
 use super::writers::Writers;
 use super::{Applied, OutOfMemory, Stamp};
 use crate::base::version::{Hlc, Version, WriterIndex};
@@ -20,17 +21,23 @@ const EVACUATE_WHEN_SHORT: usize = 2048;
 pub(super) struct Common {
     pub(super) hasher: ahash::RandomState,
     pub(super) writers: Writers,
-    /// Bytes held by the store.
+    pub(super) rooms: Rooms,
+    /// Bytes held by the stripes.
     pub(super) memory: AtomicU64,
     pub(super) memory_limit: u64,
 }
 
 impl Common {
+    /// Bytes held by the store.
+    pub(super) fn held(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed) + self.rooms.idle_bytes()
+    }
+
     /// Whether a write may take this much. The last part of the limit is for emptying chunks, which takes
     /// memory before it gives some back, and for workers that ask at the same moment.
     fn fits(&self, bytes: u64) -> bool {
         let limit = self.memory_limit - self.memory_limit / 64;
-        bytes == 0 || self.memory.load(Ordering::Relaxed) + bytes <= limit
+        bytes == 0 || self.held() + bytes <= limit
     }
 }
 
@@ -107,7 +114,7 @@ impl Stripe {
         let newest = Version { hlc: self.newest, writer: WriterIndex(0) };
         if newest.hlc < clear.hlc {
             // Nothing here is newer: no need to look at the entries.
-            self.reset();
+            self.reset(common);
         } else {
             for number in 0..self.index.buckets() {
                 self.sweep_bucket(number, common, |entry| match common.writers.wins(entry.version, clear) {
@@ -120,9 +127,10 @@ impl Stripe {
         self.account(common);
     }
 
-    fn reset(&mut self) {
-        self.index = Index::default();
-        self.arena = Arena::default();
+    /// Gives up everything.
+    pub(super) fn reset(&mut self, common: &Common) {
+        self.index.reset(&common.rooms);
+        self.arena.reset(&common.rooms);
         (self.live, self.tombstones, self.expiring) = (0, 0, 0);
     }
 
@@ -178,9 +186,9 @@ impl Stripe {
             self.make_room(self.arena.growth(entry.size()), common)?;
             // Making room may have moved the old entry.
             let (slot, place) = self.find(hash, entry.key).unwrap_or((slot, place));
-            let moved = self.arena.append(&entry);
+            let moved = self.arena.append(&entry, &common.rooms);
             self.index.relocate(slot, moved.0);
-            self.arena.kill(place);
+            self.arena.kill(place, &common.rooms);
         }
         self.newest = self.newest.max(version.hlc);
         if was_tombstone {
@@ -242,8 +250,8 @@ impl Stripe {
     /// Adds an entry for a key that has none.
     fn add(&mut self, hash: u64, entry: &Entry<'_>, common: &Common) -> Result<(), OutOfMemory> {
         self.make_room(self.arena.growth(entry.size()) + self.index.growth(), common)?;
-        let place = self.arena.append(entry);
-        self.index.insert(hash, place.0);
+        let place = self.arena.append(entry, &common.rooms);
+        self.index.insert(hash, place.0, &common.rooms);
         self.newest = self.newest.max(entry.version.hlc);
         if entry.tombstone {
             self.tombstones += 1;
@@ -253,7 +261,7 @@ impl Stripe {
         self.expiring += u64::from(entry.expires_at_ms != 0);
         if self.index.wants_split() && common.fits(self.index.split_growth()) {
             let arena = &self.arena;
-            self.index.split(|place| common.hasher.hash_one(arena.key(Place(place))));
+            self.index.split(&common.rooms, |place| common.hasher.hash_one(arena.key(Place(place))));
         }
         self.upkeep(common);
         Ok(())
@@ -264,9 +272,11 @@ impl Stripe {
         if common.fits(bytes) {
             return Ok(());
         }
+        common.rooms.trim(true, usize::MAX);
         if self.arena.wants_evacuation() {
             self.evacuate(EVACUATE_WHEN_SHORT, common);
             self.account(common);
+            common.rooms.trim(true, usize::MAX);
         }
         // What had to grow may have become part of what was moved; the caller asked for the most.
         if common.fits(bytes) { Ok(()) } else { Err(OutOfMemory) }
@@ -274,7 +284,7 @@ impl Stripe {
 
     fn evacuate(&mut self, entries_max: usize, common: &Common) -> bool {
         let Stripe { index, arena, .. } = self;
-        arena.evacuate(entries_max, |key, from, to| {
+        arena.evacuate(entries_max, &common.rooms, |key, from, to| {
             let hash = common.hasher.hash_one(key);
             if let Some((slot, _)) = index.find(hash, |place| place == from.0) {
                 index.relocate(slot, to.0);
@@ -350,7 +360,7 @@ impl Stripe {
                     if let Some((slot, _)) = self.index.find(hash, |held| held == place) {
                         self.index.remove(hash, slot);
                     }
-                    self.arena.kill(Place(place));
+                    self.arena.kill(Place(place), &common.rooms);
                 }
             }
         }
@@ -358,7 +368,7 @@ impl Stripe {
 
     /// Moves up to `entries_max` entries out of chunks of which much is dead; true while there is more to do.
     pub(super) fn compact(&mut self, entries_max: usize, common: &Common) -> bool {
-        if !self.arena.wants_evacuation() {
+        if !self.arena.wants_compaction() {
             return false;
         }
         // Where only the active chunk holds dead entries there is nothing to move yet.
@@ -370,10 +380,10 @@ impl Stripe {
     /// Gives back what removals have left too large.
     pub(super) fn shrink(&mut self, common: &Common) {
         if self.live + self.tombstones == 0 && self.index.buckets() > 0 {
-            self.reset();
+            self.reset(common);
         }
         while self.index.wants_join() {
-            self.index.join();
+            self.index.join(&common.rooms);
         }
         self.account(common);
     }
