@@ -86,6 +86,7 @@ impl Direction {
         scratch: &mut [u8],
         pipes: Option<&mut Pipes>,
         rounds: usize,
+        last: bool,
     ) -> Result<Pumped, Broken> {
         let mut bulk = false;
         let mut left = rounds;
@@ -128,8 +129,11 @@ impl Direction {
         }
         if self.ended && !self.done && self.pending.is_empty() && self.pipe.is_none() {
             self.done = true;
-            // If the other side is gone already its own direction finds out.
-            let _ = sink.shutdown(Shutdown::Write);
+            // With the other direction done already, the sockets close now, which says the same.
+            if !last {
+                // If the other side is gone its own direction finds out.
+                let _ = sink.shutdown(Shutdown::Write);
+            }
         }
         Ok(outcome)
     }
@@ -262,6 +266,10 @@ pub(super) struct Session {
     pub(super) queued: bool,
     /// Long enough alive to have keepalive set.
     pub(super) kept_alive: bool,
+    /// The backend's socket does not wait to fill its packets.
+    pub(super) undelayed: bool,
+    /// A socket could reach itself at this address.
+    pub(super) loops_back: bool,
     /// The last bytes went to the client.
     pub(super) answered: bool,
 }
@@ -286,6 +294,8 @@ impl Session {
             client_watched: false,
             queued: false,
             kept_alive: false,
+            undelayed: false,
+            loops_back: false,
             answered: false,
         }
     }
@@ -316,7 +326,14 @@ impl Session {
         let mut outcome = Pumped::Settled;
         let (up, down) = (self.up.moved, self.down.moved);
         if self.up.wants() {
-            let pumped = self.up.pump(&mut self.client, backend, scratch, pipes.as_deref_mut(), rounds);
+            let pumped = self.up.pump(
+                &mut self.client,
+                backend,
+                scratch,
+                pipes.as_deref_mut(),
+                rounds,
+                self.down.done,
+            );
             match pumped {
                 Ok(Pumped::More) => outcome = Pumped::More,
                 Ok(Pumped::Settled) => {}
@@ -325,7 +342,7 @@ impl Session {
             }
         }
         if self.down.wants() {
-            match self.down.pump(backend, &mut self.client, scratch, pipes, rounds) {
+            match self.down.pump(backend, &mut self.client, scratch, pipes, rounds, self.up.done) {
                 Ok(Pumped::More) => outcome = Pumped::More,
                 Ok(Pumped::Settled) => {}
                 Err(Broken::Source) => return Err(Side::Backend),
@@ -343,7 +360,7 @@ impl Session {
     fn broken_backend(&mut self, scratch: &mut [u8]) -> Side {
         if let Some(backend) = &mut self.backend {
             self.down.readable = true;
-            let _ = self.down.pump(backend, &mut self.client, scratch, None, 4);
+            let _ = self.down.pump(backend, &mut self.client, scratch, None, 4, false);
         }
         Side::Backend
     }

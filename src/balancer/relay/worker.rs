@@ -35,6 +35,7 @@ const SWEEP_MS: u64 = 1_000;
 const FULL_MS: u64 = 20;
 /// During the drain a connection whose last answer is this old gets no other request, probably.
 const DRAIN_QUIET_MS: u64 = 1_000;
+
 /// Pipes that stay open though nothing moves through them.
 const PIPES_KEPT: usize = 4;
 
@@ -190,6 +191,13 @@ impl Worker {
         from.readable |= event.is_readable() || event.is_read_closed();
         from.closing |= event.is_read_closed();
         if from.readable || event.is_writable() && to.holds() {
+            if !of_backend && session.up.moved > 0 && !session.undelayed {
+                // The first write leaves at once anyway, and many a connection has no second.
+                session.undelayed = true;
+                if let Some(backend) = &session.backend {
+                    let _ = backend.set_nodelay(true);
+                }
+            }
             self.relay(key);
         }
     }
@@ -216,13 +224,18 @@ impl Worker {
     fn attempted(&mut self, key: usize, event: &Event) {
         let session = &mut self.sessions[key];
         let Some(backend) = &session.backend else { return };
-        let failure = match backend.take_error() {
-            Ok(None) if event.is_error() => Some(Failure::Other),
-            Ok(None) if !event.is_writable() => return,
-            // Nobody listened on a port of the range that the kernel takes ours from, and took this very one.
-            Ok(None) if backend.local_addr().ok() == backend.peer_addr().ok() => Some(Failure::Refused),
-            Ok(None) => None,
-            Ok(Some(error)) | Err(error) => Some(failure_of(&error)),
+        let failure = if event.is_error() {
+            Some(match backend.take_error() {
+                Ok(None) => Failure::Other,
+                Ok(Some(error)) | Err(error) => failure_of(&error),
+            })
+        } else if !event.is_writable() {
+            return;
+        } else {
+            // Nobody listened on a port of the range that the kernel takes ours from, and took this very one:
+            // on loopback a socket can reach itself.
+            let itself = session.loops_back && backend.local_addr().ok() == backend.peer_addr().ok();
+            itself.then_some(Failure::Refused)
         };
         match failure {
             None => self.connected(key),
@@ -278,10 +291,10 @@ impl Worker {
             let counters = Arc::clone(&table.counters[tier][at]);
             session.phase = Phase::Connecting;
             session.try_next(target.slot, Arc::clone(&counters));
+            session.loops_back = target.address.ip().is_loopback();
             counters.active.fetch_add(1, Ordering::Relaxed);
             let token = Token(key * 2 + 1);
             let connecting = TcpStream::connect(target.address).and_then(|mut stream| {
-                stream.set_nodelay(true)?;
                 let both = Interest::READABLE | Interest::WRITABLE;
                 self.poll.registry().register(&mut stream, token, both)?;
                 Ok(stream)
