@@ -4,6 +4,9 @@
 #[path = "../benches/node/main.rs"]
 mod node;
 
+#[path = "../benches/balancer/main.rs"]
+mod balancer;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::args().any(|argument| argument == "--list") {
         println!("bench_smoke: test");
@@ -28,6 +31,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ] {
         assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");
     }
-    println!("bench_smoke: {} rows", rows.len());
+    let mut count = rows.len();
+    if let Some(rows) = balancer::smoke()? {
+        for wanted in ["requests ÷ HAProxy", "connections ÷ HAProxy", "bytes ÷ HAProxy, splice"] {
+            assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");
+        }
+        count += rows.len();
+    }
+    println!("bench_smoke: {count} rows");
     Ok(())
 }
