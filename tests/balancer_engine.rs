@@ -149,6 +149,30 @@ fn what_events_say_takes_effect_without_a_list() {
 }
 
 #[test]
+fn a_client_is_not_left_hanging_on_a_container_that_is_dead() {
+    let scene = Scene::start(|engine| engine.set(&[running("a", 2), running("b", 3)]));
+    scene.is(&[("a", "up"), ("b", "up")]);
+    scene.has_stream();
+    // The backends wait for a request that does not come.
+    let mut held: Vec<_> =
+        (0..2).map(|_| std::net::TcpStream::connect(&scene.balance.address).expect("connects")).collect();
+    let active = |name: &str| {
+        let page = scene.balance.page();
+        let all = page["backends"].as_array().expect("a list").clone();
+        all.iter().find(|one| one["name"] == name).expect("known")["active"].as_u64().expect("a number")
+    };
+    eventually("both are connected", || active("a") + active("b") == 2);
+    // A machine that is gone sends no reset: only the engine knows. The one by its event, the other by a list.
+    scene.engine.emit("die", "a");
+    scene.engine.set(&[]);
+    for client in &mut held {
+        client.set_read_timeout(Some(SOON)).expect("set");
+        let error = client.read(&mut [0; 1]).expect_err("nothing was sent");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
 fn a_signal_that_is_not_a_stop_changes_nothing() {
     let scene = Scene::start(|engine| engine.set(&[running("a", 2), running("b", 3)]));
     scene.is(&[("a", "up"), ("b", "up")]);
