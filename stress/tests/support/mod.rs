@@ -164,17 +164,14 @@ pub struct Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Asked to stop, the master ends its workers too.
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.child.id() as i32),
-            nix::sys::signal::Signal::SIGTERM,
-        );
+        let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// An nginx with these locations on a port of its own, so many requests a connection; `None`: there is no nginx here.
+/// An nginx with these locations on a port of its own, so many requests a connection; `None`: there is no nginx
+/// here. It is one process: a master has left its worker behind once.
 pub fn nginx(locations: &str, requests: u64) -> Option<Nginx> {
     let found = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"]
         .into_iter()
@@ -190,7 +187,7 @@ pub fn nginx(locations: &str, requests: u64) -> Option<Nginx> {
     std::fs::create_dir_all(&folder).expect("made");
     let at = folder.display();
     let configuration = format!(
-        "daemon off; worker_processes 1; pid {at}/pid; error_log stderr crit;\n\
+        "daemon off; master_process off; pid {at}/pid; error_log stderr crit;\n\
          events {{ worker_connections 512; }}\n\
          http {{ access_log off; keepalive_requests {requests}; client_body_temp_path {at}; proxy_temp_path {at};\n\
          fastcgi_temp_path {at}; uwsgi_temp_path {at}; scgi_temp_path {at};\n\
