@@ -9,6 +9,7 @@ use meshkv::base::clock::{HybridClock, Now};
 use meshkv::base::version::{Hlc, Incarnation};
 use meshkv::config::AckLevel;
 use meshkv::http::session::Session;
+use meshkv::mesh::MeshConfig;
 use meshkv::node::engine::Engine;
 use meshkv::node::extension::Extensions;
 use meshkv::node::{Connection, Node, Settings};
@@ -252,7 +253,14 @@ fn engine(entries: u64) {
         workers: 1,
         max_connections: 64,
     };
-    let node = Node::new(store, settings, Incarnation(1), Extensions::new(), Default::default);
+    let node = Node::new(
+        store,
+        settings,
+        MeshConfig::alone(Incarnation(1)),
+        Now::default(),
+        Extensions::new(),
+        Default::default,
+    );
     let mut engine = Engine::new(Arc::new(node), 0);
     let mut sessions: Vec<Session> = (0..CONNECTIONS).map(|_| Session::new()).collect();
     let mut next = 0u64;
@@ -271,7 +279,7 @@ fn engine(entries: u64) {
         engine.begin(Now { wall_ms: NOW_MS, mono_ns: 0 });
         for (session, bytes) in sessions.iter_mut().zip(input.chunks(input.len() / CONNECTIONS)) {
             engine.slot(&[])[..bytes.len()].copy_from_slice(bytes);
-            engine.ingest(session, bytes.len(), &Nowhere);
+            engine.ingest(session, bytes.len(), &Nowhere, true);
         }
         engine.execute();
         engine.record_duration(1000);

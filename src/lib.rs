@@ -8,8 +8,11 @@ pub mod base;
 pub mod config;
 pub mod http;
 pub mod limits;
+pub mod mesh;
 pub mod node;
+pub mod peer;
 pub mod server;
+pub mod sim;
 pub mod store;
 pub mod system;
 

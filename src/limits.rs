@@ -157,3 +157,61 @@ const _: () = assert!(KEY_CHARS_DEFAULT <= KEY_CHARS_MAX && VALUE_CHARS_DEFAULT 
 const _: () =
     assert!((KEY_CHARS_DEFAULT + VALUE_CHARS_DEFAULT) * CHAR_BYTES_MAX * 3 + 64 <= REQUEST_LINE_BYTES_MAX);
 const _: () = assert!(WRITERS_MAX <= u8::MAX as usize + 1);
+
+/// Bytes of a peer frame behind its length; more closes the link.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Members of a mesh, this node included; more are refused.
+pub const MEMBERS_MAX: usize = 128;
+/// Workers of one member.
+pub const PEER_WORKERS_MAX: usize = 256;
+/// Lifetimes that are over and still passed on; the oldest are forgotten first.
+pub const REMOVED_GOSSIP_MAX: usize = 256;
+/// Bytes of encoded operations that all workers together keep for peers that lag (`log`); a peer that falls
+/// further behind pulls what it lacks.
+pub const LOG_BYTES: usize = 64 * 1024 * 1024;
+/// Gaps in what is held of one worker, and their ends, in a frame.
+pub const RANGES_MAX: usize = 1024;
+/// Gaps in what is held of one worker, above which its stream may not restart once more.
+pub const RANGES_OWN_MAX: usize = 32;
+/// Bytes of one worker's log at least, however many workers there are.
+pub const LOG_WORKER_BYTES_MIN: usize = 1024 * 1024;
+/// Bytes of operations in one frame, about.
+pub const OPS_FRAME_BYTES: usize = 64 * 1024;
+/// Bytes that may wait in a link's output before the log is read on.
+pub const LINK_OUTPUT_BYTES: usize = 256 * 1024;
+/// Operations after which a receiver acknowledges without being asked to.
+pub const ACK_OPERATIONS: u64 = 256;
+/// A receiver acknowledges at least this often, in milliseconds.
+pub const ACK_MS: u64 = 50;
+/// A worker says what it has closed this often, in milliseconds.
+pub const MARK_MS: u64 = 100;
+/// A member's beats come this often, in milliseconds.
+pub const BEAT_MS: u64 = 500;
+/// A member that was not heard for this long is suspect, in milliseconds.
+pub const SUSPECT_MS: u64 = 3_000;
+/// A member that was not heard for this long is down: not waited for, not counted, not forgotten.
+pub const DOWN_MS: u64 = 10_000;
+/// A member that is down for this long is fenced and, by a majority, forgotten.
+pub const FORGET_MS: u64 = 3_600_000;
+/// A link must be established within this, in milliseconds.
+pub const HANDSHAKE_MS: u64 = 5_000;
+/// A failed dial is tried again after this, doubled up to the most, with jitter, in milliseconds.
+pub const REDIAL_MS: u64 = 50;
+/// See [`REDIAL_MS`].
+pub const REDIAL_MS_MAX: u64 = 2_000;
+/// A node that was told whom to join and hears of nobody that is ready begins by itself after this.
+pub const BOOTSTRAP_MS: u64 = 5_000;
+/// The same, once others that wait as well have been known for this long.
+pub const BOOTSTRAP_SETTLED_MS: u64 = 1_000;
+/// A write waits for acknowledgements this long, in milliseconds.
+pub const ACKS_WAIT_MS: u64 = 1_000;
+/// A read with `after` waits for that write this long, in milliseconds.
+pub const AFTER_WAIT_MS: u64 = 200;
+/// A stamp this far ahead of this node's clock closes the link, in milliseconds.
+pub const STAMP_AHEAD_MS: u64 = 60_000;
+/// A clock this far from the median of the peers' makes a node refuse writes, in milliseconds.
+pub const CLOCK_SKEW_MS: u64 = 500;
+/// Records that a scan for a peer looks at before the worker turns to other work.
+pub const SCAN_RECORDS_PER_TURN: usize = 256;
+/// Links that are accepted but not yet established, for each worker; the oldest gives way.
+pub const HALF_OPEN_LINKS_MAX: usize = 256;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Folder, and the modules of this crate that it may import. `peer`, `mesh`, `balancer` and `sim` may come; a
 /// folder that is not listed may not.
-const IMPORTS: [(&str, &[&str]); 10] = [
+const IMPORTS: [(&str, &[&str]); 11] = [
     ("base", &[]),
     ("store", &["base", "limits"]),
     ("http", &["base", "limits"]),
@@ -15,6 +15,7 @@ const IMPORTS: [(&str, &[&str]); 10] = [
     ("node", &["base", "limits", "config", "http", "store", "peer", "mesh"]),
     ("server", &["base", "limits", "config", "system", "http", "store", "peer", "mesh", "node"]),
     ("balancer", &["base", "limits", "config", "system", "http"]),
+    ("bin", &["mesh", "sim"]),
     ("sim", &["base", "limits", "config", "http", "store", "peer", "mesh", "node"]),
     ("cli", &["base", "limits", "config", "system", "http", "store", "node", "server", "balancer"]),
 ];

@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod memory;
+pub mod random;
 pub mod version;

@@ -4,6 +4,7 @@ use super::settings::{Environment, Resolved, resolve};
 use super::{Failure, NodeArgs, log};
 use meshkv::config::NodeConfig;
 use meshkv::limits::DRAIN_MS;
+use meshkv::node::State;
 use meshkv::node::extension::Extensions;
 use meshkv::server::Server;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -21,6 +22,12 @@ pub(super) trait Running: Send + Sync + 'static {
     fn http_address(&self) -> SocketAddr;
     /// Says that it will leave, and goes on serving.
     fn announce_leave(&self);
+    /// Where peers reach it.
+    fn peer_address(&self) -> SocketAddr;
+    /// Holds what the mesh holds.
+    fn is_ready(&self) -> bool;
+    /// Has ended, or is about to.
+    fn is_stopping(&self) -> bool;
     /// Begins the drain; returns at once.
     fn stop(&self);
     /// Returns when the node has ended.
@@ -34,6 +41,18 @@ impl Running for Server {
 
     fn announce_leave(&self) {
         Server::announce_leave(self);
+    }
+
+    fn peer_address(&self) -> SocketAddr {
+        Server::peer_address(self)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.node().state() == State::Ready
+    }
+
+    fn is_stopping(&self) -> bool {
+        Server::is_stopping(self)
     }
 
     fn stop(&self) {
@@ -70,9 +89,14 @@ fn supervise<N: Running>(
     watch_signals(Arc::clone(&node), resolved.leave_notice)?;
     let started = start(config.clone()).map_err(logged)?;
     let started = Arc::clone(node.get_or_init(|| Arc::new(started)));
-    announce_start(config, started.http_address());
+    announce_start(config, started.http_address(), started.peer_address());
     warn_of(resolved);
-    tracing::info!(target: log::START_UP, "ready");
+    while !started.is_ready() && !started.is_stopping() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if started.is_ready() {
+        tracing::info!(target: log::START_UP, "ready");
+    }
     started.wait().map_err(logged)?;
     tracing::info!("stop   done");
     Ok(())
@@ -99,9 +123,12 @@ fn announce_plan(config: &NodeConfig) {
     );
 }
 
-fn announce_start(config: &NodeConfig, address: SocketAddr) {
+fn announce_start(config: &NodeConfig, address: SocketAddr, peers: SocketAddr) {
     let (node, http) = (&config.name, format!("http://{address}"));
-    tracing::info!(target: log::START_UP, http, node, "http   {http}  node {node}");
+    tracing::info!(target: log::START_UP, http, %peers, node, "http   {http}   peers {peers}   node {node}");
+    for url in &config.join {
+        tracing::info!(target: log::START_UP, url, "mesh   joining through {url}");
+    }
     if let Some(path) = &config.unix {
         let path = path.display();
         tracing::info!(target: log::START_UP, unix = %path, "unix   {path}");
@@ -114,8 +141,8 @@ pub(super) fn warn_of(resolved: &Resolved) {
     if !config.host.is_loopback() {
         tracing::warn!("listening beyond loopback: anyone who reaches this port can read and write");
     }
-    if !config.join.is_empty() {
-        tracing::warn!("this version runs alone: the addresses to join are ignored, nothing is replicated");
+    if !config.host.is_loopback() && config.secret.is_none() {
+        tracing::warn!("no secret: any machine of a private network can join the mesh");
     }
     for remark in &resolved.remarks {
         tracing::warn!("{remark}");

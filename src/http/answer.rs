@@ -80,7 +80,7 @@ impl Answers {
         let cors = cors_origin.map_or_else(String::new, |origin| {
             let vary = if origin == "*" { "" } else { "Vary: Origin\r\n" };
             format!(
-                "Access-Control-Allow-Origin: {origin}\r\n{vary}Access-Control-Expose-Headers: X-Next-Cursor\r\n"
+                "Access-Control-Allow-Origin: {origin}\r\n{vary}Access-Control-Expose-Headers: X-Next-Cursor, X-Mesh-Token\r\n"
             )
         });
         let mut answers =
@@ -117,6 +117,21 @@ impl Answers {
     #[inline]
     pub fn success(&self, framing: Framing, out: &mut Vec<u8>) {
         put(&self.success[framing.persistence as usize], framing, out);
+    }
+
+    /// `{"success":true}` with the name of the write: `prefix` and its number.
+    #[inline]
+    pub fn success_named(&self, framing: Framing, prefix: &[u8], number: u64, out: &mut Vec<u8>) {
+        let whole = &self.success[framing.persistence as usize];
+        let (head, body) = whole.bytes.split_at(whole.head);
+        out.extend_from_slice(&head[..head.len() - 2]);
+        out.extend_from_slice(b"X-Mesh-Token: ");
+        out.extend_from_slice(prefix);
+        out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        out.extend_from_slice(b"\r\n\r\n");
+        if !framing.head_only {
+            out.extend_from_slice(body);
+        }
     }
 
     /// A fixed error answer.

@@ -23,6 +23,8 @@ pub enum ErrorCode {
     BadCursor,
     BadFormat,
     BadNodes,
+    BadAfter,
+    AfterNotSeen,
     MissingRecord,
     MethodNotAllowed,
     MethodNotAllowedWrite,
@@ -42,7 +44,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [ErrorCode; 32] = {
+    pub const ALL: [ErrorCode; 34] = {
         use ErrorCode::*;
         [
             MissingKeyParam,
@@ -62,6 +64,8 @@ impl ErrorCode {
             BadCursor,
             BadFormat,
             BadNodes,
+            BadAfter,
+            AfterNotSeen,
             MissingRecord,
             MethodNotAllowed,
             MethodNotAllowedWrite,
@@ -112,6 +116,16 @@ impl ErrorCode {
             ),
             BadFormat => (Status::BadRequest, "INVALID_PARAM", "format: json or ndjson"),
             BadNodes => (Status::BadRequest, "INVALID_PARAM", "nodes: host:port, separated by |"),
+            BadAfter => (
+                Status::BadRequest,
+                "INVALID_PARAM",
+                "after: the X-Mesh-Token of an earlier write, as it was",
+            ),
+            AfterNotSeen => (
+                Status::PreconditionFailed,
+                "WRITE_NOT_SEEN",
+                "the write named by after has not reached this node in time; nothing was read",
+            ),
             MissingRecord => (Status::NotFound, "MISSING_RECORD", ""),
             MethodNotAllowed => (Status::MethodNotAllowed, "METHOD_NOT_ALLOWED", ""),
             MethodNotAllowedWrite => (Status::MethodNotAllowed, "METHOD_NOT_ALLOWED", ""),
@@ -162,6 +176,7 @@ pub enum Status {
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
+    PreconditionFailed,
     BodyTooLarge,
     UriTooLong,
     HeadersTooLarge,
@@ -173,7 +188,7 @@ pub enum Status {
 }
 
 impl Status {
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
 
     /// The status line's number and words.
     #[must_use]
@@ -186,6 +201,7 @@ impl Status {
             Status::NotFound => "404 Not Found",
             Status::MethodNotAllowed => "405 Method Not Allowed",
             Status::RequestTimeout => "408 Request Timeout",
+            Status::PreconditionFailed => "412 Precondition Failed",
             Status::BodyTooLarge => "413 Content Too Large",
             Status::UriTooLong => "414 URI Too Long",
             Status::HeadersTooLarge => "431 Request Header Fields Too Large",
@@ -215,6 +231,7 @@ impl Status {
             NotFound,
             MethodNotAllowed,
             RequestTimeout,
+            PreconditionFailed,
             BodyTooLarge,
             UriTooLong,
             HeadersTooLarge,

@@ -9,14 +9,15 @@
 //! formatting, no syscall, no clock; one copy of the value, under the stripe's lock, into the output.
 
 mod plan;
+mod writes;
 
+use super::acks::Held;
 use super::extension::{RequestEvent, Snapshot};
 use super::listing::{Listing, Plan};
 use super::metrics::WorkerMetrics;
 use super::routes::Route;
 use super::{Connection, Node, State};
 use crate::base::clock::Now;
-use crate::config::AckLevel;
 use crate::http::answer::{CONTINUE, Framing, Persistence};
 use crate::http::error::{ErrorCode, Status};
 use crate::http::head::Body;
@@ -24,6 +25,9 @@ use crate::http::json;
 use crate::http::repeat::Repeat;
 use crate::http::session::{Event, Session};
 use crate::limits::{READ_SLOT_BYTES, TURN_CONNECTIONS_MAX, TURN_REQUESTS_PER_CONNECTION_MAX};
+use crate::mesh::Context;
+use crate::mesh::worker::Worker as MeshWorker;
+use crate::peer::operation::Kind;
 use crate::store::{Applied, KeyHash, Marks, NewRecord, Stamp, Storage};
 use plan::{Action, Operation, Span};
 use std::ops::Range;
@@ -49,6 +53,11 @@ pub struct Turn {
     pub close: bool,
     /// The client may still be sending: close so that its last answer is not lost to a reset.
     pub linger: bool,
+    /// Its answers may not leave before other nodes hold its writes; see [`Engine::release`].
+    pub held: Option<Box<Held>>,
+    /// The rest begins with a request that waits for a write made elsewhere: serve the connection again soon,
+    /// and without patience once [`crate::limits::AFTER_WAIT_MS`] are over.
+    pub parked: bool,
     /// Streams on after the answers; nothing else is served on the connection until it has ended.
     pub listing: Option<Box<Listing>>,
 }
@@ -63,10 +72,16 @@ pub struct Unended {
 /// One worker's engine; see the module.
 pub struct Engine<S> {
     node: Arc<Node<S>>,
+    /// This worker's part in the mesh.
+    pub mesh: MeshWorker,
+    /// The constant part of this worker's tokens, and whose it is.
+    token: (crate::base::version::Incarnation, Vec<u8>),
     metrics: Arc<WorkerMetrics>,
     worker: usize,
     now: Now,
     state: State,
+    /// This worker drains: what comes now has come too late.
+    leaving: bool,
     /// Every answer is its connection's last.
     closing: bool,
     input: Box<[u8]>,
@@ -91,10 +106,13 @@ impl<S: Storage> Engine<S> {
         let metrics = node.register_worker();
         let extensions = node.extensions.snapshot();
         Engine {
+            mesh: MeshWorker::new(Arc::clone(&node.mesh), worker),
+            token: (crate::base::version::Incarnation(0), Vec::new()),
             metrics,
             worker,
             now: Now::default(),
             state: node.state(),
+            leaving: false,
             closing: false,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             repeat: Repeat::default(),
@@ -124,10 +142,20 @@ impl<S: Storage> Engine<S> {
         &self.node
     }
 
+    /// This worker's part in the mesh, with what its calls need.
+    pub fn mesh_at(&mut self, now: Now) -> (&mut MeshWorker, Context<'_, S>) {
+        (&mut self.mesh, self.node.context(now))
+    }
+
     /// Starts a turn: forgets the one before.
     pub fn begin(&mut self, now: Now) {
         self.now = now;
-        self.state = self.node.state();
+        self.mesh.begin(self.node.context(now));
+        self.state = match (self.leaving, self.mesh.is_ready()) {
+            (true, _) => State::Leaving,
+            (false, true) => State::Ready,
+            (false, false) => State::Warming,
+        };
         self.closing = self.state == State::Leaving || self.node.is_parting();
         let generation = self.node.extensions.generation();
         if generation != self.generation {
@@ -147,9 +175,16 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// From the next turn on, answers are those of a node that goes away.
+    pub fn become_leaving(&mut self) {
+        self.leaving = true;
+    }
+
     /// Serves what had arrived before the node was told to leave, each connection for the last time.
     pub fn serve_last(&mut self) {
-        self.state = State::Ready;
+        if self.mesh.is_ready() {
+            self.state = State::Ready;
+        }
         self.closing = true;
     }
 
@@ -182,7 +217,15 @@ impl<S: Storage> Engine<S> {
 
     /// Finds the requests in the slot, of which `filled` bytes behind the carried ones are new, and adds the
     /// connection to the turn.
-    pub fn ingest(&mut self, session: &mut Session, filled: usize, connection: &dyn Connection) {
+    ///
+    /// `patient`: a request that names a write which is not here yet may wait for it ([`Turn::parked`]).
+    pub fn ingest(
+        &mut self,
+        session: &mut Session,
+        filled: usize,
+        connection: &dyn Connection,
+        patient: bool,
+    ) {
         let base = self.used;
         let end = base + self.carried + filled;
         let index = self.turns.len();
@@ -196,9 +239,20 @@ impl<S: Storage> Engine<S> {
                 turn.more = true;
                 break;
             }
+            let before = at;
             match session.next_repeating(&mut self.repeat, &input[..end], &mut at) {
                 Event::Request(head) => {
                     let planned = self.plan(&input, &head, index as u16, connection);
+                    if matches!(planned.action, Action::Error(ErrorCode::AfterNotSeen))
+                        && patient
+                        && head.body == Body::None
+                    {
+                        // As if it had not come yet.
+                        self.operations.pop();
+                        at = before;
+                        turn.parked = true;
+                        break;
+                    }
                     if !head.keep_alive || planned.framing.persistence == Persistence::Close {
                         session.end();
                         turn.close = true;
@@ -262,7 +316,11 @@ impl<S: Storage> Engine<S> {
                     self.turns[connection].output = output.len()..output.len();
                     current = connection;
                 }
+                let start = output.len();
                 operation.status = self.perform(operation, &mut output);
+                if operation.waits_for > 0 {
+                    self.hold(operation, start, output.len());
+                }
                 self.turns[connection].output.end = output.len();
                 if !matches!(operation.action, Action::Continue) {
                     self.metrics.commands[operation.route as usize][operation.status as usize].add(1);
@@ -292,7 +350,7 @@ impl<S: Storage> Engine<S> {
     }
 
     #[inline]
-    fn perform(&mut self, operation: &Operation, out: &mut Vec<u8>) -> Status {
+    fn perform(&mut self, operation: &mut Operation, out: &mut Vec<u8>) -> Status {
         let node = &*self.node;
         let now_ms = self.now.wall_ms;
         let framing = operation.framing;
@@ -335,7 +393,7 @@ impl<S: Storage> Engine<S> {
                     expires_at_ms: if operation.ttl_ms == 0 { 0 } else { now_ms + operation.ttl_ms },
                 };
                 match node.store.set(operation.hash, record, Stamp::Local(&node.clock), now_ms) {
-                    Ok(_) => written(node, operation, out),
+                    Ok(applied) => self.written(operation, Kind::Set, applied, out),
                     Err(_) => fail(ErrorCode::OutOfMemory, out),
                 }
             }
@@ -343,13 +401,13 @@ impl<S: Storage> Engine<S> {
                 let key = self.text(operation.key);
                 match node.store.rm(operation.hash, key, Stamp::Local(&node.clock), now_ms) {
                     Ok(Applied::Missing) => fail(ErrorCode::MissingRecord, out),
-                    Ok(_) => written(node, operation, out),
+                    Ok(applied) => self.written(operation, Kind::Rm, applied, out),
                     Err(_) => fail(ErrorCode::OutOfMemory, out),
                 }
             }
             Action::Clear => {
-                node.store.clear(Stamp::Local(&node.clock), now_ms);
-                written(node, operation, out)
+                let applied = node.store.clear(Stamp::Local(&node.clock), now_ms);
+                self.written(operation, Kind::Clear, applied, out)
             }
             Action::Error(code) => fail(code, out),
             Action::Options => {
@@ -369,7 +427,7 @@ impl<S: Storage> Engine<S> {
                 node.answers.with_body(out, line, framing, crate::http::answer::JSON, "", body.as_bytes());
                 Status::NotFound
             }
-            Action::Info => node.info(operation.route, framing, self.now, out),
+            Action::Info => node.info(operation.route, framing, self.now, self.state, out),
             Action::Ping(index) => node.ping(self.pings[index as usize], framing, out),
             Action::Custom(index) => self.custom(index as usize, operation, out),
             Action::List(index) => {
@@ -485,22 +543,4 @@ impl<S: Storage> Engine<S> {
     pub fn continue_listing(&self, listing: &mut Listing, now: Now, out: &mut Vec<u8>) -> bool {
         listing.step(&self.node.store, &self.node.answers, now.wall_ms, out)
     }
-}
-
-/// The answer to a write that is stored here: success, or that others are asked for who are not there.
-#[inline]
-fn written<S: Storage>(node: &Node<S>, operation: &Operation, out: &mut Vec<u8>) -> Status {
-    let needed = match operation.acks {
-        // The common levels of a node that is alone need no look at the view.
-        AckLevel::Local => 1,
-        level => node.acks_needed(level),
-    };
-    if needed <= 1 {
-        node.answers.success(operation.framing, out);
-        return Status::Ok;
-    }
-    let body = format!("{{\"error\":\"NOT_ENOUGH_ACKS\",\"acks\":1,\"needed\":{needed},\"stored\":true}}");
-    let line = Status::Unavailable.line();
-    node.answers.with_body(out, line, operation.framing, crate::http::answer::JSON, "", body.as_bytes());
-    Status::Unavailable
 }

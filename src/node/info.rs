@@ -8,6 +8,7 @@ use crate::base::clock::Now;
 use crate::http::answer::{Framing, JSON, PROMETHEUS};
 use crate::http::error::{ErrorCode, Status};
 use crate::http::query;
+use crate::mesh::view::Health;
 use crate::store::Storage;
 use serde_json::json;
 use std::fmt::Write;
@@ -21,19 +22,19 @@ const PING_NODES_MAX: usize = 256;
 
 /// Checks the `nodes` parameter: `host:port`, separated by `|`; empty entries are skipped.
 ///
-/// A node that is alone has nobody to introduce them to; replication decides what to do with the list.
-pub(super) fn check_nodes(raw_query: &[u8]) -> Result<(), ErrorCode> {
+/// They are asked for their members, as the URLs are that a node was told to join.
+pub(super) fn check_nodes(raw_query: &[u8]) -> Result<Vec<String>, ErrorCode> {
     let [nodes] = query::find(raw_query, [b"nodes"]);
-    let Some(text) = super::keys::option(nodes)? else { return Ok(()) };
+    let Some(text) = super::keys::option(nodes)? else { return Ok(Vec::new()) };
     let entries = text.split(|&b| b == b'|').filter(|entry| !entry.is_empty());
-    let mut count = 0;
+    let mut found = Vec::new();
     for entry in entries {
-        count += 1;
-        if count > PING_NODES_MAX || !is_address(entry) {
+        if found.len() == PING_NODES_MAX || !is_address(entry) {
             return Err(ErrorCode::BadNodes);
         }
+        found.push(String::from_utf8_lossy(entry).into_owned());
     }
-    Ok(())
+    Ok(found)
 }
 
 /// `host:port`, the host a name, an IPv4 address or an IPv6 address in brackets.
@@ -54,10 +55,16 @@ fn is_address(entry: &[u8]) -> bool {
 
 impl<S: Storage> Node<S> {
     /// Answers the routes that need nothing but the node.
-    pub(super) fn info(&self, route: Route, framing: Framing, now: Now, out: &mut Vec<u8>) -> Status {
+    pub(super) fn info(
+        &self,
+        route: Route,
+        framing: Framing,
+        now: Now,
+        state: State,
+        out: &mut Vec<u8>,
+    ) -> Status {
         let (status, content_type, body) = match route {
             Route::Healthcheck => {
-                let state = self.state();
                 let state = if self.is_parting() { State::Leaving } else { state };
                 let status = if state == State::Ready { Status::Ok } else { Status::Unavailable };
                 (status, JSON, format!("{{\"status\":\"{}\"}}", state.name()))
@@ -83,19 +90,35 @@ impl<S: Storage> Node<S> {
     pub(super) fn ping(&self, local: Option<SocketAddr>, framing: Framing, out: &mut Vec<u8>) -> Status {
         let view = self.view();
         let host = local.map_or_else(|| "localhost".to_owned(), |address| address.ip().to_string());
-        let nodes: Vec<_> = view
-            .members
-            .iter()
-            .map(|member| {
-                json!({
-                    "host": host,
-                    "port": self.settings.port,
-                    "isDown": member.is_down,
-                    "name": member.name,
-                    "inc": format!("{:?}", member.incarnation),
-                })
+        let peer_host = local.map_or_else(
+            || "127.0.0.1".to_owned(),
+            |a| SocketAddr::new(a.ip().to_canonical(), 0).to_string(),
+        );
+        let peer_host = peer_host.trim_end_matches('0');
+        let advertised = self.mesh.config.me.address;
+        let own_peer = match advertised.ip().is_unspecified() {
+            true => format!("{peer_host}{}", advertised.port()),
+            false => advertised.to_string(),
+        };
+        let me = json!({
+            "host": host,
+            "port": self.settings.port,
+            "isDown": false,
+            "name": view.name,
+            "inc": format!("{:?}", view.me),
+            "peer": own_peer,
+        });
+        let others = view.peers.iter().map(|peer| {
+            json!({
+                "host": peer.address.ip().to_string(),
+                "port": peer.http_port,
+                "isDown": peer.health == Health::Down,
+                "name": peer.name,
+                "inc": format!("{:?}", peer.incarnation),
+                "peer": peer.address.to_string(),
             })
-            .collect();
+        });
+        let nodes: Vec<_> = std::iter::once(me).chain(others).collect();
         let body = json!({ "nodes": nodes }).to_string();
         self.answers.with_body(out, Status::Ok.line(), framing, JSON, "", body.as_bytes());
         Status::Ok
@@ -108,21 +131,24 @@ impl<S: Storage> Node<S> {
     fn status_body(&self, now: Now) -> String {
         let usage = self.store.usage(now.wall_ms);
         let view = self.view();
-        let members: Vec<_> = view
-            .members
-            .iter()
-            .map(|m| json!({"name": m.name, "inc": format!("{:?}", m.incarnation), "isDown": m.is_down}))
-            .collect();
+        let mesh = self.mesh_status(now);
+        let me = json!({"name": view.name, "inc": format!("{:?}", view.me), "isDown": false});
+        let others = view.peers.iter().map(|peer| {
+            let is_down = peer.health == Health::Down;
+            json!({"name": peer.name, "inc": format!("{:?}", peer.incarnation), "isDown": is_down})
+        });
+        let members: Vec<_> = std::iter::once(me).chain(others).collect();
         json!({
             "version": VERSION,
             "commit": COMMIT,
-            "hostname": self.settings.name,
+            "hostname": view.name,
             "port": self.settings.port,
             "maxKeyLength": self.settings.max_key_chars,
             "maxValueLength": self.settings.max_value_chars,
             "availableRecords": self.store.size(now.wall_ms),
             "state": self.state().name(),
-            "inc": format!("{:?}", self.incarnation),
+            "inc": format!("{:?}", view.me),
+            "mesh": mesh,
             "acks": self.settings.acks.to_string(),
             "members": members,
             "memoryBytes": usage.memory_bytes,
@@ -210,10 +236,13 @@ impl<S: Storage> Node<S> {
         page.single("meshkv_written_bytes_total", "counter", "Bytes written to clients.", written);
 
         page.family("meshkv_member_state", "gauge", "1 for the state that each member is in.");
-        for member in &self.view().members {
-            let state = if member.is_down { "down" } else { "alive" };
-            page.sample("meshkv_member_state", &[("member", &member.name), ("state", state)], 1);
+        let view = self.view();
+        page.sample("meshkv_member_state", &[("member", &view.name), ("state", "alive")], 1);
+        for peer in &view.peers {
+            let labels = [("member", peer.name.as_str()), ("state", peer.health.label())];
+            page.sample("meshkv_member_state", &labels, 1);
         }
+        self.mesh_metrics(&mut page);
 
         let process = (self.process)();
         page.single("process_cpu_seconds_total", "counter", "User and system CPU time.", process.cpu_seconds);
@@ -228,15 +257,15 @@ impl<S: Storage> Node<S> {
 }
 
 /// A page of Prometheus text under construction.
-struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.0.push_str(name);
         for (place, (label, text)) in labels.iter().enumerate() {
             let open = if place == 0 { '{' } else { ',' };
@@ -247,7 +276,7 @@ impl Page {
         let _ = writeln!(self.0, "{close} {value}");
     }
 
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    pub(super) fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
         self.family(name, kind, help);
         self.sample(name, &[], value);
     }
@@ -261,7 +290,7 @@ mod tests {
     fn ping_lists_are_checked_entry_by_entry() {
         for good in ["", "nodes=", "nodes=a:1", "nodes=10.0.0.1:8080|n2.example:65535|", "nodes=%5B::1%5D:80"]
         {
-            assert_eq!(check_nodes(good.as_bytes()), Ok(()), "{good}");
+            assert!(check_nodes(good.as_bytes()).is_ok(), "{good}");
         }
         for bad in [
             "nodes=a",

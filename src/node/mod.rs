@@ -4,29 +4,31 @@
 //! turn's bytes into answers. Time comes in with every turn; nothing here reads a clock or knows a socket,
 //! so the same code runs under a server and under a simulator.
 
+pub mod acks;
 pub mod engine;
 pub mod extension;
 mod info;
 mod keys;
 pub mod listing;
+mod mesh_info;
 pub mod metrics;
 pub mod routes;
-pub mod view;
 
-use crate::base::clock::HybridClock;
-use crate::base::version::{Hlc, Incarnation};
+use crate::base::clock::{HybridClock, Now};
+use crate::base::version::Hlc;
 use crate::config::AckLevel;
 use crate::http::answer::{Answers, Framing, Persistence};
 use crate::http::error::ErrorCode;
 use crate::limits::TOMBSTONE_KEEP_MS;
+use crate::mesh::view::View;
+use crate::mesh::{Context, Mesh, MeshConfig, Mutation};
 use crate::store::Storage;
 use extension::Extensions;
 use metrics::{ProcessFacts, WorkerMetrics};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use view::View;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a node is told about itself; the part of the configuration that the routes need.
 #[derive(Clone, Debug)]
@@ -77,41 +79,41 @@ pub struct Node<S> {
     pub store: S,
     pub clock: HybridClock,
     pub settings: Settings,
-    pub incarnation: Incarnation,
+    pub mesh: Arc<Mesh>,
     pub extensions: Extensions,
     pub(crate) answers: Answers,
     pub(crate) started_mono_ns: AtomicU64,
-    state: AtomicU8,
     /// It will leave soon, and says so, but still serves.
     parting: AtomicBool,
-    view: RwLock<Arc<View>>,
+    is_leaving: AtomicBool,
     workers: Mutex<Vec<Arc<WorkerMetrics>>>,
     /// Asks the system about this process for `/metrics`; the simulator has none.
     process: fn() -> ProcessFacts,
 }
 
 impl<S: Storage> Node<S> {
-    /// A node that is alone and ready.
+    /// A node; whether it begins alone or waits for others is the mesh's configuration.
     pub fn new(
         store: S,
         settings: Settings,
-        incarnation: Incarnation,
+        mesh: MeshConfig,
+        now: Now,
         extensions: Extensions,
         process: fn() -> ProcessFacts,
     ) -> Node<S> {
         let answers = Answers::new(settings.cors_origin.as_deref());
-        let view = View::alone(&settings.name, incarnation);
+        // A fresh table of writers has room.
+        let _ = store.become_writer(mesh.me.incarnation);
         Node {
             store,
             clock: HybridClock::new(),
             settings,
-            incarnation,
+            mesh: Arc::new(Mesh::new(mesh, now)),
             extensions,
             answers,
             started_mono_ns: AtomicU64::new(0),
-            state: AtomicU8::new(State::Ready as u8),
             parting: AtomicBool::new(false),
-            view: RwLock::new(Arc::new(view)),
+            is_leaving: AtomicBool::new(false),
             workers: Mutex::new(Vec::new()),
             process,
         }
@@ -119,10 +121,10 @@ impl<S: Storage> Node<S> {
 
     #[must_use]
     pub fn state(&self) -> State {
-        match self.state.load(Ordering::Acquire) {
-            0 => State::Ready,
-            1 => State::Warming,
-            _ => State::Leaving,
+        match (self.is_leaving.load(Ordering::Acquire), self.mesh.is_ready()) {
+            (true, _) => State::Leaving,
+            (false, true) => State::Ready,
+            (false, false) => State::Warming,
         }
     }
 
@@ -137,15 +139,20 @@ impl<S: Storage> Node<S> {
         self.parting.load(Ordering::Acquire)
     }
 
-    /// From the next turn of every worker on, answers are those of a node that goes away.
+    /// Says to everybody who asks that the node goes away; each worker stops serving by itself.
     pub fn become_leaving(&self) {
-        self.state.store(State::Leaving as u8, Ordering::Release);
+        self.is_leaving.store(true, Ordering::Release);
     }
 
     /// The members as last published.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.read())
+        self.mesh.view()
+    }
+
+    /// What the mesh needs to be called.
+    pub fn context(&self, now: Now) -> Context<'_, S> {
+        Context { store: &self.store, clock: &self.clock, now }
     }
 
     /// A worker's counters, which `/metrics` sums up with the others'.
@@ -165,11 +172,16 @@ impl<S: Storage> Node<S> {
         self.workers.lock().iter().map(|worker| worker.connections.get()).sum()
     }
 
-    /// Removals at or below this stamp need no tombstone any more. Alone, only requests that are still
-    /// being served could care, and they are long over.
+    /// Removals at or below this stamp need no tombstone any more: they are older than
+    /// [`TOMBSTONE_KEEP_MS`], and every member holds them.
     #[must_use]
     pub fn floor(&self, wall_ms: u64) -> Hlc {
-        Hlc::from_millis(wall_ms.saturating_sub(TOMBSTONE_KEEP_MS))
+        let old = Hlc::from_millis(wall_ms.saturating_sub(TOMBSTONE_KEEP_MS));
+        match self.mesh.floor() {
+            Some(floor) if self.mesh.config.mutation != Mutation::CollectByAge => old.min(floor),
+            // Alone, only requests that are still being served could care, and they are long over.
+            _ => old,
+        }
     }
 
     /// A whole error answer that closes its connection, for refusals outside of a turn.
@@ -179,16 +191,6 @@ impl<S: Storage> Node<S> {
         let framing = Framing { persistence: Persistence::Close, head_only: false };
         self.answers.error(code, framing, &mut out);
         out
-    }
-
-    /// How many nodes must hold a write at this level, this one included.
-    pub(crate) fn acks_needed(&self, level: AckLevel) -> u32 {
-        match level {
-            AckLevel::Local => 1,
-            AckLevel::Quorum => self.view().members.len() as u32 / 2 + 1,
-            AckLevel::All => self.view().members.len() as u32,
-            AckLevel::Count(count) => count,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::http::session::Session;
 use crate::node::Connection as Asked;
+use crate::node::acks::Held;
 use crate::node::engine::Unended;
 use crate::node::listing::Listing;
 use mio::event::Source;
@@ -57,11 +58,13 @@ impl Asked for Stream {
 }
 
 /// What waits for a client to read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backlog {
     pub(super) bytes: Vec<u8>,
     /// How many of the bytes have left.
     pub(super) sent: usize,
+    /// The bytes may not leave before other nodes hold what they answer.
+    pub(super) held: Option<Box<Held>>,
     /// What comes behind the bytes.
     pub(super) listing: Option<Box<Listing>>,
     /// Requests whose end the observers have not been told of.
@@ -83,6 +86,8 @@ pub(super) enum Phase {
     Arriving,
     /// Answers wait for the client to read; no progress: dropped.
     Sending,
+    /// Answers wait for other nodes; those that do not come in time are changed.
+    Holding,
     /// We said our last; what still comes is dropped until the client closes as well.
     Lingering,
 }

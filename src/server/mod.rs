@@ -2,16 +2,23 @@
 //! what the bytes mean is decided in [`crate::node`].
 
 mod connection;
+mod discovery;
 mod listen;
+mod peers;
 mod process;
 mod table;
+mod waiting;
 mod worker;
 
 use crate::base::clock::Now;
 use crate::base::version::Incarnation;
-use crate::config::{ConfigError, NodeConfig};
+use crate::config::{ConfigError, NodeConfig, PEER_PORT_DEFAULT};
+use crate::limits::{FORGET_MS, LOG_BYTES, LOG_WORKER_BYTES_MIN};
+use crate::mesh::{MeshConfig, Mutation};
 use crate::node::extension::Extensions;
 use crate::node::{Node, Settings};
+use crate::peer::frame::MemberInfo;
+use crate::peer::link::Keys;
 use crate::store::{MemoryStore, Storage, StoreConfig};
 use parking_lot::Mutex;
 use std::fmt;
@@ -152,6 +159,7 @@ pub struct Server<S: Storage = MemoryStore> {
     node: Arc<Node<S>>,
     control: Arc<Control>,
     address: SocketAddr,
+    peer_address: SocketAddr,
     unix: Option<PathBuf>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -200,7 +208,26 @@ impl<S: Storage> Server<S> {
             u128::from(state.hash_one(0u8)) << 64 | u128::from(state.hash_one(1u8))
         };
         let incarnation = Incarnation::new(clock.now().wall_ms, random);
-        let node = Arc::new(Node::new(store, settings, incarnation, extensions, process::facts));
+        let (peer_address, mut peers) = open_peers(&config, workers)?;
+        let secret = config.secret.as_ref().map(|secret| secret.expose().to_vec());
+        let secrets: Vec<&[u8]> =
+            secret.iter().flat_map(|s| s.split(|b| *b == b'\n')).filter(|s| !s.is_empty()).collect();
+        let mesh = MeshConfig {
+            me: MemberInfo {
+                incarnation,
+                name: config.name.clone(),
+                address: advertised(&config, peer_address.port())?,
+                http_port: address.port(),
+                workers: workers as u16,
+            },
+            seeds_expected: !config.join.is_empty(),
+            keys: Keys::new(&secrets),
+            log_bytes: (LOG_BYTES / workers).max(LOG_WORKER_BYTES_MIN),
+            forget_ms: FORGET_MS,
+            random: random as u64,
+            mutation: Mutation::None,
+        };
+        let node = Arc::new(Node::new(store, settings, mesh, clock.now(), extensions, process::facts));
         let control = Arc::new(Control {
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -211,8 +238,14 @@ impl<S: Storage> Server<S> {
             wakers: Mutex::new(Vec::new()),
             settler: OnceLock::new(),
         });
-        let mut server =
-            Server { node, control, address, unix: config.unix, threads: Mutex::new(Vec::new()) };
+        let mut server = Server {
+            node,
+            control,
+            address,
+            peer_address,
+            unix: config.unix,
+            threads: Mutex::new(Vec::new()),
+        };
         for (index, listener) in tcp.into_iter().enumerate() {
             let started = worker::Worker::new(
                 index,
@@ -221,6 +254,7 @@ impl<S: Storage> Server<S> {
                 clock,
                 listener,
                 unix.pop(),
+                peers::Links::new(peers.pop(), !secrets.is_empty()),
             )
             .and_then(|worker| {
                 let control = Arc::clone(&server.control);
@@ -243,6 +277,17 @@ impl<S: Storage> Server<S> {
             }
         }
         server.start_settler();
+        let (control, mesh) = (Arc::clone(&server.control), Arc::clone(&server.node.mesh));
+        let urls = config.join;
+        let discovery = move || discovery::run(&urls, &mesh, &control);
+        match std::thread::Builder::new().name("discovery".to_owned()).spawn(discovery) {
+            Ok(thread) => server.threads.get_mut().push(thread),
+            Err(error) => {
+                server.stop();
+                let _ = server.wait();
+                return Err(StartError::System(error));
+            }
+        }
         for observer in &server.node.extensions.snapshot().observers {
             observer.server_connected(address);
         }
@@ -273,6 +318,12 @@ impl<S: Storage> Server<S> {
         self.address
     }
 
+    /// Where peers reach it.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
+    }
+
     /// The node itself: its store, its state, its settings.
     #[must_use]
     pub fn node(&self) -> &Arc<Node<S>> {
@@ -285,11 +336,18 @@ impl<S: Storage> Server<S> {
         self.node.become_parting();
     }
 
+    /// The drain has begun, by request or because something failed.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.control.stopping.load(Ordering::Acquire)
+    }
+
     /// Begins the drain and returns at once: listeners close, answers in flight are finished, everything
     /// ends within [`crate::limits::DRAIN_MS`].
     pub fn stop(&self) {
-        self.node.become_leaving();
         self.control.stop();
+        self.node.become_leaving();
+        self.node.mesh.leave();
     }
 
     /// Returns when the node has ended.
@@ -315,6 +373,40 @@ impl<S: Storage> Server<S> {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Listeners for peers, one a worker. The default port gives way to a free one where it is taken.
+fn open_peers(
+    config: &NodeConfig,
+    workers: usize,
+) -> Result<(SocketAddr, Vec<mio::net::TcpListener>), StartError> {
+    let at = |port| SocketAddr::new(config.host, port);
+    let opened = match config.peer_port {
+        Some(port) => listen::tcp(at(port), workers),
+        None => listen::tcp(at(PEER_PORT_DEFAULT), workers).or_else(|_| listen::tcp(at(0), workers)),
+    };
+    opened.map_err(|error| match error {
+        StartError::Listen { address, cause } => {
+            StartError::Listen { address: address.replace("http://", "peer port "), cause }
+        }
+        other => other,
+    })
+}
+
+/// The address that peers are told: with an unspecified IP they take the one that they see.
+fn advertised(config: &NodeConfig, peer_port: u16) -> Result<SocketAddr, StartError> {
+    use std::net::ToSocketAddrs;
+    let Some(told) = &config.advertise else {
+        return Ok(SocketAddr::from(([0, 0, 0, 0], peer_port)));
+    };
+    if let Ok(ip) = told.trim_start_matches('[').trim_end_matches(']').parse() {
+        return Ok(SocketAddr::new(ip, peer_port));
+    }
+    let target = if told.rsplit_once(':').is_some() { told.clone() } else { format!("{told}:{peer_port}") };
+    let found = target
+        .to_socket_addrs()
+        .and_then(|mut all| all.next().ok_or_else(|| std::io::Error::other("the name has no address")));
+    found.map_err(|cause| StartError::Listen { address: format!("advertised {told}"), cause })
 }
 
 impl<S: Storage> Drop for Server<S> {

@@ -9,6 +9,7 @@
 //! readings; no allocation.
 
 use super::connection::{Backlog, Connection, Phase, Stream};
+use super::peers::{LINKS, Links};
 use super::table::Table;
 use super::{Control, MachineClock};
 use crate::base::clock::Now;
@@ -30,33 +31,38 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-const TICK_MS: u64 = 100;
+pub(super) const TICK_MS: u64 = 100;
 /// Deadlines of all connections are looked at once in this many ticks, some at each tick.
 const SWEEP_TICKS: usize = 10;
 const EVENTS: usize = 1024;
 const WAKER: Token = Token(usize::MAX);
 const TCP: Token = Token(usize::MAX - 1);
 const UNIX: Token = Token(usize::MAX - 2);
+const PEERS: Token = Token(usize::MAX - 3);
 
 pub(super) struct Worker<S> {
     index: usize,
-    poll: Poll,
+    pub(super) poll: Poll,
     control: Arc<Control>,
     clock: MachineClock,
-    engine: Engine<S>,
+    pub(super) engine: Engine<S>,
+    pub(super) links: Links,
     tcp: Option<TcpListener>,
     unix: Option<UnixListener>,
-    connections: Table,
-    /// Connections to be read.
+    pub(super) connections: Table,
+    /// Connections to be read, and those whose listing can go on.
     ready: VecDeque<usize>,
-    /// Connections whose listing can go on.
     streams: VecDeque<usize>,
     /// The connections of the current turn, in its order.
     turn: Vec<usize>,
+    /// Connections whose answers wait for other nodes.
+    pub(super) holding: Vec<usize>,
+    /// Connections whose next request waits for a write made elsewhere, and until when.
+    pub(super) parked: Vec<(usize, u64)>,
     /// Bytes that wait for clients to read.
-    waiting_bytes: usize,
-    now: Now,
-    tick: u32,
+    pub(super) waiting_bytes: usize,
+    pub(super) now: Now,
+    pub(super) tick: u32,
     sweep_from: usize,
     accept_more: bool,
     maintain_more: bool,
@@ -74,6 +80,7 @@ impl<S: Storage> Worker<S> {
         clock: MachineClock,
         mut tcp: TcpListener,
         mut unix: Option<UnixListener>,
+        mut links: Links,
     ) -> io::Result<Worker<S>> {
         let poll = Poll::new()?;
         control.wakers.lock().push(mio::Waker::new(poll.registry(), WAKER)?);
@@ -81,18 +88,24 @@ impl<S: Storage> Worker<S> {
         if let Some(unix) = &mut unix {
             poll.registry().register(unix, UNIX, Interest::READABLE)?;
         }
+        if let Some(peers) = links.listener() {
+            poll.registry().register(peers, PEERS, Interest::READABLE)?;
+        }
         Ok(Worker {
             index,
             poll,
             control,
             clock,
             engine: Engine::new(node, index),
+            links,
             tcp: Some(tcp),
             unix,
             connections: Table::default(),
             ready: VecDeque::new(),
             streams: VecDeque::new(),
             turn: Vec::new(),
+            holding: Vec::new(),
+            parked: Vec::new(),
             waiting_bytes: 0,
             now: clock.now(),
             tick: 0,
@@ -107,12 +120,20 @@ impl<S: Storage> Worker<S> {
     /// Serves until the node has stopped.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        let mut mesh_more = false;
         while !self.is_done() {
-            let busy =
-                !self.ready.is_empty() || !self.streams.is_empty() || self.accept_more || self.maintain_more;
+            let busy = !self.ready.is_empty()
+                || !self.streams.is_empty()
+                || self.accept_more
+                || self.maintain_more
+                || mesh_more;
             let next_tick_ms = (u64::from(self.tick) + 1) * TICK_MS;
-            let wait_ms =
-                if busy { 0 } else { next_tick_ms.saturating_sub(self.now.mono_ns / 1_000_000).max(1) };
+            let until_tick_ms = next_tick_ms.saturating_sub(self.now.mono_ns / 1_000_000).max(1);
+            let wait_ms = match (busy, self.parked.is_empty()) {
+                (true, _) => 0,
+                (false, true) => until_tick_ms.min(self.mesh_wait_ms()),
+                (false, false) => 1,
+            };
             match self.poll.poll(&mut events, Some(Duration::from_millis(wait_ms))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
@@ -122,6 +143,8 @@ impl<S: Storage> Worker<S> {
                 match event.token() {
                     WAKER => {}
                     TCP | UNIX => self.accept_more = true,
+                    PEERS => self.links.accept_soon(),
+                    Token(link) if link >= LINKS => self.link_event((link - LINKS) as u64, event),
                     Token(key) => {
                         if event.is_writable() {
                             self.flush(key);
@@ -132,17 +155,25 @@ impl<S: Storage> Worker<S> {
                     }
                 }
             }
+            mesh_more = self.read_links();
             self.serve(false);
             if self.accept_more {
                 self.accept();
             }
             self.continue_listings();
+            mesh_more |= self.mesh_round();
+            self.release_held();
+            self.retry_parked();
             self.each_tick();
             if self.draining_since.is_none() && self.control.stopping.load(Ordering::Acquire) {
                 self.begin_drain();
             }
         }
         Ok(())
+    }
+
+    pub(super) fn node(&self) -> &Arc<Node<S>> {
+        self.engine.node()
     }
 
     fn noticed(&mut self, key: usize, read_closed: bool) {
@@ -152,7 +183,7 @@ impl<S: Storage> Worker<S> {
         self.enqueue(key);
     }
 
-    fn enqueue(&mut self, key: usize) {
+    pub(super) fn enqueue(&mut self, key: usize) {
         let connection = &mut self.connections[key];
         if !connection.queued {
             connection.queued = true;
@@ -197,7 +228,7 @@ impl<S: Storage> Worker<S> {
         connection.queued = false;
         match connection.phase {
             // Not before it has read what it was sent.
-            Phase::Sending => return,
+            Phase::Sending | Phase::Holding => return,
             Phase::Lingering => return self.discard(key),
             Phase::Idle | Phase::Arriving => {}
         }
@@ -228,7 +259,9 @@ impl<S: Storage> Worker<S> {
             return;
         }
         self.engine.metrics().read_bytes_total.add(filled as u64);
-        self.engine.ingest(&mut connection.session, filled, &connection.stream);
+        let patient = self.is_patient(key);
+        let connection = &mut self.connections[key];
+        self.engine.ingest(&mut connection.session, filled, &connection.stream, patient);
         self.turn.push(key);
     }
 
@@ -238,12 +271,17 @@ impl<S: Storage> Worker<S> {
         let connection = &mut self.connections[key];
         let turn = self.engine.turn(index);
         let (more, close, linger, listing) = (turn.more, turn.close, turn.linger, turn.listing.take());
+        let (parked, held) = (turn.parked, turn.held.take());
         let rest = self.engine.rest_of(index);
         connection.carry = (!rest.is_empty()).then(|| Box::new(rest.to_vec()));
         connection.close |= close;
         connection.linger |= linger;
+        if parked || !self.parked.is_empty() {
+            self.park(key, parked);
+        }
+        let connection = &mut self.connections[key];
         let answers = self.engine.answers_of(index);
-        let sent = match answers.is_empty() {
+        let sent = match answers.is_empty() || held.is_some() {
             true => 0,
             false => match connection.stream.write(answers) {
                 Ok(sent) => sent,
@@ -262,9 +300,12 @@ impl<S: Storage> Worker<S> {
                 self.streams.push_back(key);
             }
             self.waiting_bytes += waiting.len();
+            connection.phase = if held.is_some() { Phase::Holding } else { Phase::Sending };
+            if held.is_some() {
+                self.holding.push(key);
+            }
             connection.backlog =
-                Some(Box::new(Backlog { bytes: waiting.to_vec(), sent: 0, listing, unended }));
-            connection.phase = Phase::Sending;
+                Some(Box::new(Backlog { bytes: waiting.to_vec(), sent: 0, held, listing, unended }));
             connection.deadline = self.tick + ticks(OUTPUT_STALL_MS);
             if self.waiting_bytes > OUTPUT_WAITING_BYTES_MAX {
                 self.close(key);
@@ -301,9 +342,11 @@ impl<S: Storage> Worker<S> {
     }
 
     /// Writes what waits for a client, now that it reads again.
-    fn flush(&mut self, key: usize) {
+    pub(super) fn flush(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(backlog) = &mut connection.backlog else { return };
+        let Some(backlog) = connection.backlog.as_mut().filter(|backlog| backlog.held.is_none()) else {
+            return;
+        };
         while backlog.sent < backlog.bytes.len() {
             match connection.stream.write(&backlog.bytes[backlog.sent..]) {
                 Ok(sent) => {
@@ -450,6 +493,8 @@ impl<S: Storage> Worker<S> {
 
     fn close(&mut self, key: usize) {
         let Some(mut connection) = self.connections.remove(key) else { return };
+        self.parked.retain(|(parked, _)| *parked != key);
+        self.holding.retain(|holding| *holding != key);
         if let Some(backlog) = &connection.backlog {
             self.waiting_bytes -= backlog.waiting();
             self.engine.ended_late(&backlog.unended);
@@ -474,6 +519,9 @@ impl<S: Storage> Worker<S> {
                 self.check_deadline(self.sweep_from);
             }
         }
+        if self.index == 0 && ticked {
+            self.log_notes();
+        }
         // One worker is enough: the work is bounded by what writes leave behind.
         if self.index == 0 && (ticked || self.maintain_more) {
             let node = self.engine.node();
@@ -490,7 +538,6 @@ impl<S: Storage> Worker<S> {
             let code = ErrorCode::HeadTimeout;
             metrics.commands[Route::Invalid as usize][code.status() as usize].add(1);
             let answer = self.engine.node().refusal(code);
-            // If it does not fit, the close says enough.
             let _ = connection.stream.write(&answer);
             return self.linger(key);
         }
@@ -520,6 +567,7 @@ impl<S: Storage> Worker<S> {
             self.noticed(key, false);
         }
         self.serve(true);
+        self.engine.become_leaving();
         let soon = self.tick + ticks(DRAIN_IDLE_MS);
         for (_, connection) in self.connections.iter_mut() {
             if connection.phase == Phase::Idle {
@@ -535,9 +583,10 @@ impl<S: Storage> Worker<S> {
         let waiting = self.connections.iter().any(|(_, connection)| match connection.phase {
             Phase::Lingering => false,
             Phase::Idle => elapsed_ms < DRAIN_IDLE_MS,
-            Phase::Arriving | Phase::Sending => true,
+            Phase::Arriving | Phase::Sending | Phase::Holding => true,
         });
-        !waiting || elapsed_ms >= DRAIN_MS
+        // What it accepted has to reach the others, and they have to hear that it goes.
+        (!waiting && self.node().mesh.has_left()) || elapsed_ms >= DRAIN_MS
     }
 }
 
@@ -546,6 +595,6 @@ fn would_wait(error: &io::Error) -> bool {
 }
 
 /// A duration in ticks, rounded up, at least one.
-const fn ticks(ms: u64) -> u32 {
+pub(super) const fn ticks(ms: u64) -> u32 {
     ms.div_ceil(TICK_MS) as u32
 }

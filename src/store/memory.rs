@@ -167,6 +167,69 @@ impl MemoryStore {
         }
     }
 
+    /// Walks over the entries that `wants` names; stripes that `skips` names are passed over whole.
+    fn walk(
+        &self,
+        cursor: Cursor,
+        records_max: usize,
+        skips: impl Fn(&Stripe) -> bool,
+        wants: impl Fn(&Entry<'_>) -> bool,
+        visit: &mut dyn FnMut(&Entry<'_>) -> Flow,
+    ) -> Option<Cursor> {
+        let from = Place::of(cursor);
+        let bits = self.stripe_bits;
+        // A position is the stripe, then as much of the reversed hash as there is room for.
+        let local = |position: u64| if bits == 0 { position } else { position << bits };
+        let mut at = from;
+        let mut visited = 0;
+        let mut looked_at = 0;
+        let mut places = Vec::with_capacity(32);
+        loop {
+            // Where most has been removed or has expired, a call must come to an end as well.
+            if looked_at > records_max.saturating_mul(4).saturating_add(64) {
+                return Some(at.to_cursor(self.check));
+            }
+            let stripe = if bits == 0 { 0 } else { at.position >> (64 - bits) };
+            let global = |reversed: u64| {
+                if bits == 0 { reversed } else { stripe << (64 - bits) | reversed >> bits }
+            };
+            let guard = self.lock(&self.stripes[stripe as usize]);
+            if skips(&guard) {
+                drop(guard);
+                looked_at += 1;
+                at = Place { position: global(u64::MAX).checked_add(1)?, skip: 0 };
+                continue;
+            }
+            let last = guard.covered(local(at.position), &self.common, &mut places);
+            looked_at += 1 + places.len();
+            let mut same = Place { position: at.position, skip: 0 };
+            for &(reversed, place) in &places {
+                let position = global(reversed);
+                if position < at.position {
+                    continue;
+                }
+                if position != same.position {
+                    same = Place { position, skip: 0 };
+                }
+                let entry = guard.entry(place);
+                if !wants(&entry) {
+                    continue;
+                }
+                if position == from.position && same.skip < from.skip {
+                    same.skip += 1;
+                    continue;
+                }
+                if visited == records_max || visit(&entry) == Flow::StopBefore {
+                    return Some(same.to_cursor(self.check));
+                }
+                visited += 1;
+                same.skip += 1;
+            }
+            drop(guard);
+            at = Place { position: global(last).checked_add(1)?, skip: 0 };
+        }
+    }
+
     fn note_given(&self, stamp: Stamp<'_>) {
         if let Stamp::Given(version) = stamp {
             self.newest_given.fetch_max(version.hlc.0, Ordering::Relaxed);
@@ -312,52 +375,38 @@ impl Storage for MemoryStore {
         records_max: usize,
         visit: &mut dyn FnMut(Record<'_>) -> Flow,
     ) -> Option<Cursor> {
-        let from = Place::of(cursor);
-        let bits = self.stripe_bits;
-        // A position is the stripe, then as much of the reversed hash as there is room for.
-        let local = |position: u64| if bits == 0 { position } else { position << bits };
-        let mut at = from;
-        let mut visited = 0;
-        let mut looked_at = 0;
-        let mut places = Vec::with_capacity(32);
-        loop {
-            // Where most has been removed or has expired, a call must come to an end as well.
-            if looked_at > records_max.saturating_mul(4).saturating_add(64) {
-                return Some(at.to_cursor(self.check));
-            }
-            let stripe = if bits == 0 { 0 } else { at.position >> (64 - bits) };
-            let global = |reversed: u64| {
-                if bits == 0 { reversed } else { stripe << (64 - bits) | reversed >> bits }
-            };
-            let guard = self.lock(&self.stripes[stripe as usize]);
-            let last = guard.covered(local(at.position), &self.common, &mut places);
-            looked_at += 1 + places.len();
-            let mut same = Place { position: at.position, skip: 0 };
-            for &(reversed, place) in &places {
-                let position = global(reversed);
-                if position < at.position {
-                    continue;
-                }
-                if position != same.position {
-                    same = Place { position, skip: 0 };
-                }
-                let entry = guard.entry(place);
-                if !entry.is_visible(now_ms) {
-                    continue;
-                }
-                if position == from.position && same.skip < from.skip {
-                    same.skip += 1;
-                    continue;
-                }
-                if visited == records_max || visit(Self::record(&entry)) == Flow::StopBefore {
-                    return Some(same.to_cursor(self.check));
-                }
-                visited += 1;
-                same.skip += 1;
-            }
-            drop(guard);
-            at = Place { position: global(last).checked_add(1)?, skip: 0 };
+        let wants = |entry: &Entry<'_>| entry.is_visible(now_ms);
+        self.walk(cursor, records_max, |_| false, wants, &mut |entry| visit(Self::record(entry)))
+    }
+
+    fn scan(
+        &self,
+        cursor: Cursor,
+        above: Hlc,
+        records_max: usize,
+        visit: &mut dyn FnMut(Record<'_>, bool) -> Flow,
+    ) -> Option<Cursor> {
+        let skips = |stripe: &Stripe| stripe.newest <= above;
+        let wants = |entry: &Entry<'_>| entry.version.hlc > above;
+        self.walk(cursor, records_max, skips, wants, &mut |entry| visit(Self::record(entry), entry.tombstone))
+    }
+
+    fn reset(&self) {
+        let mut register = self.clear.lock();
+        *register = Version { hlc: Hlc::ZERO, writer: WriterIndex(0) };
+        self.clears.fetch_add(1, Ordering::AcqRel);
+        self.clear_writer.store(0, Ordering::Release);
+        self.clear_hlc.store(0, Ordering::Release);
+        let count = self.clears.fetch_add(1, Ordering::AcqRel) + 1;
+        drop(register);
+        self.newest_given.store(0, Ordering::Relaxed);
+        for stripe in &self.stripes {
+            let mut guard = stripe.lock();
+            guard.forget(&self.common);
+            guard.clears_seen = count;
         }
+        *self.sweep.lock() = Sweep::default();
+        self.common.writers.reset();
     }
 
     fn cursor_start(&self) -> Cursor {
@@ -396,6 +445,10 @@ impl Storage for MemoryStore {
 
     fn become_writer(&self, incarnation: Incarnation) -> Option<WriterIndex> {
         self.common.writers.become_writer(incarnation)
+    }
+
+    fn release_writer(&self, incarnation: Incarnation) {
+        self.common.writers.release(incarnation);
     }
 
     fn incarnation(&self, writer: WriterIndex) -> Option<Incarnation> {

@@ -173,6 +173,21 @@ pub trait Storage: Send + Sync + 'static {
         visit: &mut dyn FnMut(Record<'_>) -> Flow,
     ) -> Option<Cursor>;
 
+    /// Visits every record with a time greater than `above`, those that are not visible included; removed
+    /// ones come with `true` and their value empty. Otherwise as [`Storage::get_all`]; a record that is written
+    /// meanwhile may be visited in its old or its new form, or, if it moves past `above` only then, not at all.
+    fn scan(
+        &self,
+        cursor: Cursor,
+        above: Hlc,
+        records_max: usize,
+        visit: &mut dyn FnMut(Record<'_>, bool) -> Flow,
+    ) -> Option<Cursor>;
+
+    /// Forgets everything, the clear register and the writers included, as if it had just been made. Nothing
+    /// may be writing meanwhile.
+    fn reset(&self);
+
     /// Where a walk begins.
     fn cursor_start(&self) -> Cursor;
 
@@ -194,7 +209,11 @@ pub trait Storage: Send + Sync + 'static {
     /// and loses every tie: enough for a node that never meets another.
     fn become_writer(&self, incarnation: Incarnation) -> Option<WriterIndex>;
 
-    /// Who a small name stands for.
+    /// No write of this incarnation can meet another of the same time any more: all are at or below the
+    /// floor. Its small name may be given to somebody else.
+    fn release_writer(&self, incarnation: Incarnation);
+
+    /// Who a small name stands for; of a record at or below the floor it may be somebody who came later.
     fn incarnation(&self, writer: WriterIndex) -> Option<Incarnation>;
 
     /// The register that [`Storage::clear`] sets: nothing at or below it is visible. Time zero: never

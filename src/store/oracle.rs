@@ -105,6 +105,46 @@ impl OracleStore {
         Ok(Applied::Stored { version, replaced_live })
     }
 
+    /// Walks over the entries that `wants` names.
+    fn walk(
+        &self,
+        cursor: Cursor,
+        records_max: usize,
+        wants: impl Fn(&Entry) -> bool,
+        visit: &mut dyn FnMut(Record<'_>, bool) -> Flow,
+    ) -> Option<Cursor> {
+        let state = self.state.lock();
+        let from = Place::of(cursor);
+        let mut at = Place::START;
+        let mut visited = 0;
+        for ((hash, key), entry) in state.entries.range((from.position, Box::from([]))..) {
+            if !wants(entry) {
+                continue;
+            }
+            at = Place { position: *hash, skip: if at.position == *hash { at.skip } else { 0 } };
+            if at.position == from.position && at.skip < from.skip {
+                at.skip += 1;
+                continue;
+            }
+            if visited == records_max {
+                return Some(at.to_cursor(self.check));
+            }
+            let record = Record {
+                key,
+                value: entry.body.as_ref().map_or(&[], |body| &body.value),
+                marks: entry.body.as_ref().map_or(Marks::default(), |body| body.marks),
+                expires_at_ms: entry.body.as_ref().map_or(0, |body| body.expires_at_ms),
+                version: entry.version,
+            };
+            match visit(record, entry.body.is_none()) {
+                Flow::Continue => visited += 1,
+                Flow::StopBefore => return Some(at.to_cursor(self.check)),
+            }
+            at.skip += 1;
+        }
+        None
+    }
+
     fn version(&self, state: &State, hash: KeyHash, key: &[u8], stamp: Stamp<'_>, now_ms: u64) -> Version {
         match stamp {
             Stamp::Given(version) => version,
@@ -192,34 +232,26 @@ impl Storage for OracleStore {
         records_max: usize,
         visit: &mut dyn FnMut(Record<'_>) -> Flow,
     ) -> Option<Cursor> {
-        let state = self.state.lock();
-        let from = Place::of(cursor);
-        let mut at = Place::START;
-        let mut visited = 0;
-        for ((hash, key), entry) in state.entries.range((from.position, Box::from([]))..) {
-            let Some(body) = entry.visible(now_ms) else { continue };
-            at = Place { position: *hash, skip: if at.position == *hash { at.skip } else { 0 } };
-            if at.position == from.position && at.skip < from.skip {
-                at.skip += 1;
-                continue;
-            }
-            if visited == records_max {
-                return Some(at.to_cursor(self.check));
-            }
-            let record = Record {
-                key,
-                value: &body.value,
-                marks: body.marks,
-                expires_at_ms: body.expires_at_ms,
-                version: entry.version,
-            };
-            match visit(record) {
-                Flow::Continue => visited += 1,
-                Flow::StopBefore => return Some(at.to_cursor(self.check)),
-            }
-            at.skip += 1;
-        }
-        None
+        let wants = |entry: &Entry| entry.visible(now_ms).is_some();
+        self.walk(cursor, records_max, wants, &mut |record, _| visit(record))
+    }
+
+    fn scan(
+        &self,
+        cursor: Cursor,
+        above: Hlc,
+        records_max: usize,
+        visit: &mut dyn FnMut(Record<'_>, bool) -> Flow,
+    ) -> Option<Cursor> {
+        self.walk(cursor, records_max, |entry| entry.version.hlc > above, visit)
+    }
+
+    fn reset(&self) {
+        let mut state = self.state.lock();
+        state.entries.clear();
+        state.clear = Version { hlc: Hlc::ZERO, writer: WriterIndex(0) };
+        state.memory_bytes = 0;
+        self.writers.reset();
     }
 
     fn cursor_start(&self) -> Cursor {
@@ -251,6 +283,10 @@ impl Storage for OracleStore {
 
     fn become_writer(&self, incarnation: Incarnation) -> Option<WriterIndex> {
         self.writers.become_writer(incarnation)
+    }
+
+    fn release_writer(&self, incarnation: Incarnation) {
+        self.writers.release(incarnation);
     }
 
     fn incarnation(&self, writer: WriterIndex) -> Option<Incarnation> {

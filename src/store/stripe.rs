@@ -56,7 +56,7 @@ pub(super) struct Stripe {
     /// Records with an expiry.
     pub(super) expiring: u64,
     /// No entry is newer.
-    newest: Hlc,
+    pub(super) newest: Hlc,
     accounted: u64,
 }
 
@@ -124,6 +124,14 @@ impl Stripe {
             }
             self.shrink(common);
         }
+        self.account(common);
+    }
+
+    /// Forgets everything, the clear included.
+    pub(super) fn forget(&mut self, common: &Common) {
+        self.reset(common);
+        self.clear = Version { hlc: Hlc::ZERO, writer: WriterIndex(0) };
+        self.newest = Hlc::ZERO;
         self.account(common);
     }
 

@@ -1,10 +1,9 @@
 //! The table of writers: what an entry's one byte stands for.
 //!
 //! The writer matters only between two writes with the same hybrid time, and only as long as a second
-//! such write can still arrive: below the tombstone floor nothing can. An index may therefore be given to
-//! another incarnation once every record that carries it is at or below the floor. Until something needs
-//! more than [`WRITERS_MAX`] incarnations within one lifetime of the store, nothing is recycled: a full
-//! table answers `None`.
+//! such write can still arrive: below the tombstone floor nothing can. An index is therefore given to
+//! another incarnation once its own was released, because every record that carries it is at or below the
+//! floor. A table in which no index is free answers `None`.
 
 use crate::base::version::{Incarnation, Version, WriterIndex};
 use crate::limits::WRITERS_MAX;
@@ -15,6 +14,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub(super) struct Writers {
     /// The incarnations, by index. Index 0 is the writer of a node that has not said who it is.
     table: RwLock<Vec<Incarnation>>,
+    /// Whose incarnation will not write any more.
+    free: RwLock<Vec<u8>>,
     local: AtomicU8,
 }
 
@@ -22,7 +23,7 @@ impl Writers {
     pub(super) fn new() -> Writers {
         let mut table = Vec::with_capacity(WRITERS_MAX);
         table.push(Incarnation(0));
-        Writers { table: RwLock::new(table), local: AtomicU8::new(0) }
+        Writers { table: RwLock::new(table), free: RwLock::new(Vec::new()), local: AtomicU8::new(0) }
     }
 
     pub(super) fn index(&self, incarnation: Incarnation) -> Option<WriterIndex> {
@@ -37,10 +38,33 @@ impl Writers {
             return Some(index);
         }
         if table.len() == WRITERS_MAX {
-            return None;
+            let index = self.free.write().pop()?;
+            table[usize::from(index)] = incarnation;
+            return Some(WriterIndex(index));
         }
         table.push(incarnation);
         Some(WriterIndex((table.len() - 1) as u8))
+    }
+
+    /// No write of this incarnation will ever be compared with another of the same time.
+    pub(super) fn release(&self, incarnation: Incarnation) {
+        let table = self.table.read();
+        let mut free = self.free.write();
+        if let Some(index) = table.iter().position(|&known| known == incarnation)
+            && index != 0
+            && index != usize::from(self.local().0)
+            && !free.contains(&(index as u8))
+        {
+            free.push(index as u8);
+        }
+    }
+
+    /// Forgets everybody: there is no record left that names anybody.
+    pub(super) fn reset(&self) {
+        let mut table = self.table.write();
+        table.truncate(1);
+        self.free.write().clear();
+        self.local.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn incarnation(&self, index: WriterIndex) -> Option<Incarnation> {
@@ -86,6 +110,23 @@ mod tests {
         assert_eq!(writers.incarnation(first), Some(Incarnation(7)));
         assert_eq!(writers.become_writer(Incarnation(7)), Some(first));
         assert_eq!(writers.local(), first);
+    }
+
+    #[test]
+    fn what_was_released_is_used_again_when_the_table_is_full() {
+        let writers = Writers::new();
+        for n in 1..WRITERS_MAX as u128 {
+            assert!(writers.index(Incarnation(n)).is_some());
+        }
+        let local = writers.become_writer(Incarnation(9)).expect("known");
+        writers.release(Incarnation(9));
+        assert_eq!(writers.index(Incarnation(1_000)), None, "one's own index stays");
+        let index = writers.index(Incarnation(7)).expect("known");
+        writers.release(Incarnation(7));
+        writers.release(Incarnation(7));
+        assert_eq!(writers.index(Incarnation(1_000)), Some(index));
+        assert_eq!(writers.index(Incarnation(1_001)), None);
+        assert_ne!(local, index);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::http::answer::{Framing, Persistence};
 use crate::http::error::{ErrorCode, Status};
 use crate::http::head::{Head, Method};
 use crate::http::query;
+use crate::node::acks::Token;
 use crate::node::listing::Plan;
 use crate::node::routes::Route;
 use crate::node::{Connection, State, info, keys};
@@ -63,6 +64,8 @@ pub(super) struct Operation {
     pub(super) path: Span,
     pub(super) query: Span,
     pub(super) ttl_ms: u64,
+    /// The number of the write in the log, if its answer waits for other nodes.
+    pub(super) waits_for: u64,
 }
 
 impl<S: Storage> Engine<S> {
@@ -138,8 +141,9 @@ impl<S: Storage> Engine<S> {
         let limits = &self.node.settings;
         Ok(match route {
             Route::Get | Route::Is => {
-                let [k] = query::find(head.query, [b"k"]);
+                let [k, after] = query::find(head.query, [b"k", b"after"]);
                 let key = keys::key(k, limits.max_key_chars)?;
+                self.check_after(after)?;
                 self.place_key(input, key, operation);
                 if route == Route::Get { Action::Get } else { Action::Is }
             }
@@ -170,11 +174,15 @@ impl<S: Storage> Engine<S> {
             }
             Route::GetKeys | Route::GetValues | Route::GetAll => {
                 let plan = Plan::parse(&self.node.store, route, head)?;
+                let [after] = query::find(head.query, [b"after"]);
+                self.check_after(after)?;
                 self.listings.push(Some(plan));
                 Action::List(self.listings.len() as u32 - 1)
             }
             Route::Ping => {
-                info::check_nodes(head.query)?;
+                for node in info::check_nodes(head.query)? {
+                    self.node.mesh.hint(node);
+                }
                 self.pings.push(connection.local_address());
                 Action::Ping(self.pings.len() as u32 - 1)
             }
@@ -182,6 +190,17 @@ impl<S: Storage> Engine<S> {
             Route::Custom => Action::Custom(custom.unwrap_or_default() as u32),
             Route::Unknown | Route::Invalid => Action::NotFound,
         })
+    }
+
+    /// Whether the write that a read names is here.
+    #[inline]
+    fn check_after(&self, after: query::RawParam<'_>) -> Result<(), ErrorCode> {
+        let Some(text) = keys::option(after)? else { return Ok(()) };
+        let token = Token::parse(&text).ok_or(ErrorCode::BadAfter)?;
+        match self.node.mesh.holds(token.origin, token.worker, token.seq) {
+            Some(true) => Ok(()),
+            Some(false) | None => Err(ErrorCode::AfterNotSeen),
+        }
     }
 
     fn origin_allowed(&self, head: &Head<'_>) -> bool {
@@ -231,6 +250,7 @@ impl Operation {
             path: Span::default(),
             query: Span::default(),
             ttl_ms: 0,
+            waits_for: 0,
         }
     }
 }

@@ -1,0 +1,598 @@
+//! Who is in the mesh, as this node knows it: joining, failure detection, lineages, the tombstone floor,
+//! which pull is due, who is forgotten. Cold state behind one lock, touched by beats and ticks.
+//!
+//! Members are lifetimes. The view is a set that only grows, minus a set that only grows; a lifetime that
+//! was removed never comes back. A view is named by a hash of what it holds.
+
+mod floor;
+mod member;
+mod phase;
+mod pull;
+
+use super::progress::Progress;
+use super::view::{Health, Peer, View};
+use crate::base::random::Random;
+use crate::base::version::{Hlc, Incarnation};
+use crate::limits::{BEAT_MS, DOWN_MS, MEMBERS_MAX, REMOVED_GOSSIP_MAX, SUSPECT_MS};
+use crate::peer::frame::{Beat, Echo, Held, MemberInfo, Phase, Reason};
+pub use member::{Event, Meeting, Member, Report, Rules};
+pub use pull::PullPlan;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+pub(super) const MS: u64 = 1_000_000;
+/// Own ticks that are later than this (a paused process) do not count against the members.
+const LATE_TICK_MS: u64 = 1_000;
+/// A refusal counts only if nothing was heard for this long: beats are stronger evidence.
+const REFUSED_AFTER_MS: u64 = 1_000;
+/// Addresses from discovery that are tried.
+const SEEDS_MAX: usize = 256;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Members {
+    me: MemberInfo,
+    lineage: u128,
+    phase: Phase,
+    born_ns: u64,
+    prepared_ns: u64,
+    last_tick_ns: u64,
+    changed_ns: u64,
+    members: BTreeMap<Incarnation, Member>,
+    removed: BTreeSet<Incarnation>,
+    removed_order: VecDeque<Incarnation>,
+    /// Since when nobody of the mesh that it wants to join is there.
+    orphaned_ns: Option<u64>,
+    /// Of the removed, those of whom everybody holds the same, as we have seen.
+    settled: BTreeSet<Incarnation>,
+    /// Of the settled, those that somebody still waits for.
+    asked_settled: BTreeSet<Incarnation>,
+    seeds: Vec<SocketAddr>,
+    /// Addresses behind which we found ourselves.
+    selves: BTreeSet<SocketAddr>,
+    /// Holds all that it needs to serve: began by itself, or the first pull is complete.
+    loaded: bool,
+    stable: Hlc,
+    floor: Hlc,
+    agreed: BTreeSet<Incarnation>,
+    pull: pull::State,
+    /// To whom the farewell was sent, and when, and who has heard it.
+    farewells: BTreeMap<Incarnation, u64>,
+    farewell_heard: BTreeSet<Incarnation>,
+    forgotten: u64,
+    /// Former members of whom everybody holds the same, and a time after their last write.
+    retired: Vec<(Incarnation, Hlc)>,
+    name_refused_ns: Option<u64>,
+    pub(super) events: Vec<Event>,
+    /// The others should hear of a change at once.
+    pub(super) beat_now: bool,
+    /// Something in the view has changed.
+    pub(super) dirty: bool,
+    random: Random,
+}
+
+impl Members {
+    pub(super) fn new(me: MemberInfo, now_ns: u64, random: Random) -> Members {
+        Members {
+            me,
+            lineage: 0,
+            phase: Phase::Joining,
+            born_ns: now_ns,
+            prepared_ns: u64::MAX,
+            last_tick_ns: now_ns,
+            changed_ns: now_ns,
+            members: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            removed_order: VecDeque::new(),
+            orphaned_ns: None,
+            settled: BTreeSet::new(),
+            asked_settled: BTreeSet::new(),
+            seeds: Vec::new(),
+            selves: BTreeSet::new(),
+            loaded: false,
+            stable: Hlc::ZERO,
+            floor: Hlc::ZERO,
+            agreed: BTreeSet::new(),
+            pull: pull::State::default(),
+            farewells: BTreeMap::new(),
+            farewell_heard: BTreeSet::new(),
+            forgotten: 0,
+            retired: Vec::new(),
+            name_refused_ns: None,
+            events: Vec::new(),
+            beat_now: true,
+            dirty: true,
+            random,
+        }
+    }
+
+    #[must_use]
+    pub fn me(&self) -> &MemberInfo {
+        &self.me
+    }
+
+    #[must_use]
+    pub fn lineage(&self) -> u128 {
+        self.lineage
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Holds all that it needs to serve, be it nothing.
+    #[must_use]
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    #[must_use]
+    pub fn floor(&self) -> Hlc {
+        self.floor
+    }
+
+    /// Members that were given up by a majority.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    #[must_use]
+    pub fn stable(&self) -> Hlc {
+        self.stable
+    }
+
+    /// What others are told: of a mesh that we have no copy of yet, nothing.
+    pub(super) fn own_lineage(&self) -> u128 {
+        if self.loaded { self.lineage } else { 0 }
+    }
+
+    /// The other members.
+    pub fn others(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    #[must_use]
+    pub fn is_removed(&self, incarnation: Incarnation) -> bool {
+        self.removed.contains(&incarnation)
+    }
+
+    pub(super) fn fork_random(&mut self) -> Random {
+        Random::new(self.random.bits())
+    }
+
+    /// Why nothing is taken from this lifetime any more, if so.
+    pub(super) fn refusal_of(&self, incarnation: Incarnation) -> Option<&'static str> {
+        if self.removed.contains(&incarnation) {
+            return Some("removed");
+        }
+        self.members.get(&incarnation).is_some_and(|member| member.fenced).then_some("fenced")
+    }
+
+    pub(super) fn discovered(&mut self, addresses: &[SocketAddr]) {
+        for address in addresses {
+            if self.seeds.len() < SEEDS_MAX && !self.seeds.contains(address) {
+                self.seeds.push(*address);
+            }
+        }
+    }
+
+    pub(super) fn seeds(&self) -> Vec<SocketAddr> {
+        self.seeds.clone()
+    }
+
+    /// Seeds that are neither known members nor ourselves.
+    pub(super) fn unmet_seeds(&self) -> Vec<SocketAddr> {
+        let known = |address: &&SocketAddr| {
+            self.selves.contains(address) || self.members.values().any(|m| m.info.address == **address)
+        };
+        self.seeds.iter().filter(|address| !known(address)).copied().collect()
+    }
+
+    pub(super) fn found_self(&mut self, address: SocketAddr) {
+        if self.selves.len() < SEEDS_MAX {
+            self.selves.insert(address);
+        }
+    }
+
+    /// How our lineage and theirs go together.
+    pub(super) fn meet(
+        &self,
+        lineage: u128,
+        their: Incarnation,
+        they_empty: bool,
+        we_empty: bool,
+    ) -> Meeting {
+        if lineage == 0 || self.lineage == 0 || lineage == self.lineage {
+            return Meeting::Fine;
+        }
+        match (we_empty, they_empty) {
+            (true, false) => Meeting::WeYield,
+            (false, true) => Meeting::TheyYield,
+            (true, true) if self.me.incarnation > their => Meeting::WeYield,
+            (true, true) => Meeting::TheyYield,
+            (false, false) => Meeting::Conflict,
+        }
+    }
+
+    /// A member told us its lineage while we have none: from now on only that one will do.
+    pub(super) fn adopt_lineage(&mut self, lineage: u128) {
+        if self.lineage == 0 && lineage != 0 {
+            self.lineage = lineage;
+            self.dirty = true;
+        }
+    }
+
+    /// A member turned out to belong to another mesh: it was none.
+    pub(super) fn disown(&mut self, incarnation: Incarnation, progress: &Progress) {
+        if self.members.remove(&incarnation).is_some() {
+            progress.forget(incarnation);
+            self.dirty = true;
+        }
+    }
+
+    /// Takes note of a member.
+    ///
+    /// # Errors
+    /// The reason why it is none.
+    pub(super) fn add(
+        &mut self,
+        info: &MemberInfo,
+        progress: &Progress,
+        is_gossip: bool,
+        now_ns: u64,
+    ) -> Result<(), (Reason, &'static str)> {
+        let incarnation = info.incarnation;
+        if incarnation == self.me.incarnation {
+            return Err((Reason::Yourself, "this is the node itself"));
+        }
+        if let Some(detail) = self.refusal_of(incarnation) {
+            return Err((Reason::Removed, detail));
+        }
+        if let Some(known) = self.members.get_mut(&incarnation) {
+            if !is_gossip && known.info.address != info.address && !info.address.ip().is_unspecified() {
+                known.info.address = info.address;
+                self.dirty = true;
+            }
+            if !is_gossip && known.info.name != info.name {
+                known.info.name.clone_from(&info.name);
+                self.dirty = true;
+            }
+            return Ok(());
+        }
+        if info.name == self.me.name {
+            if is_gossip || incarnation > self.me.incarnation {
+                return Err((Reason::Name, "it is this node's name"));
+            }
+            // Two that live: the younger takes another name.
+            self.rename();
+        }
+        let namesake = self.members.values().find(|m| m.info.name == info.name);
+        if let Some(namesake) = namesake {
+            // A container that was restarted: its old memory is gone. But only if it is.
+            let is_gone = namesake.health == Health::Down
+                || (namesake.info.address == info.address && !info.address.ip().is_unspecified());
+            let older = namesake.info.incarnation;
+            if !is_gone || is_gossip {
+                return Err((Reason::Name, "the name is in use"));
+            }
+            self.remove(older, progress, now_ns);
+        }
+        if self.members.len() + 1 >= MEMBERS_MAX {
+            return Err((Reason::Full, "the mesh has its most members"));
+        }
+        progress.ensure(incarnation, usize::from(info.workers));
+        self.members.insert(
+            incarnation,
+            Member {
+                info: info.clone(),
+                learned_ns: now_ns,
+                heard_ns: None,
+                refused: false,
+                health: Health::Unheard,
+                down_ns: 0,
+                report: None,
+                echo: None,
+                round_trip_ns: 0,
+                clock_offset_ms: 0,
+                fenced: false,
+            },
+        );
+        self.changed_ns = now_ns;
+        self.beat_now = true;
+        self.dirty = true;
+        Ok(())
+    }
+
+    fn remember_removed(&mut self, incarnation: Incarnation) {
+        if self.removed.insert(incarnation) {
+            self.removed_order.push_back(incarnation);
+            // Passed on no longer, but remembered for as long as memory may reasonably be spent on it.
+            if self.removed_order.len() > 16 * REMOVED_GOSSIP_MAX
+                && let Some(oldest) = self.removed_order.pop_front()
+            {
+                self.removed.remove(&oldest);
+                self.settled.remove(&oldest);
+            }
+        }
+    }
+
+    /// A lifetime is over.
+    pub(super) fn remove(&mut self, incarnation: Incarnation, progress: &Progress, now_ns: u64) {
+        if incarnation == self.me.incarnation {
+            self.events.push(Event::Rebirth { reason: "the others have removed this node" });
+            return;
+        }
+        if self.removed.contains(&incarnation) {
+            return;
+        }
+        self.remember_removed(incarnation);
+        if let Some(member) = self.members.remove(&incarnation) {
+            let text = format!("mesh   {} has gone ({:?})", member.info.name, incarnation);
+            self.events.push(Event::Note { is_warning: false, text });
+            self.changed_ns = now_ns;
+            self.beat_now = true;
+            self.dirty = true;
+            // From here on its vector only grows by pulls, until everybody has the same.
+            progress.ensure(incarnation, usize::from(member.info.workers)).end();
+        }
+    }
+
+    /// A member's beat.
+    pub(super) fn on_beat(&mut self, from: Incarnation, beat: Beat, progress: &Progress, now_ns: u64) {
+        let Some(member) = self.members.get_mut(&from) else { return };
+        member.heard_ns = Some(now_ns);
+        member.refused = false;
+        if beat.phase == Phase::Left {
+            // Whom it has let in stays, or nobody but they would know of them.
+            for (info, _) in beat.members.iter().filter(|(info, _)| info.incarnation != from) {
+                let _ = self.add(info, progress, true, now_ns);
+            }
+            return self.remove(from, progress, now_ns);
+        }
+        let fences = beat.members.iter().filter(|(_, fenced)| *fenced).map(|(m, _)| m.incarnation).collect();
+        let before = (member.phase(), member.health);
+        let settled = beat.vectors.iter().filter(|v| v.is_settled).map(|v| v.origin).collect();
+        let vectors: BTreeMap<_, _> = beat.vectors.into_iter().map(|v| (v.origin, v.workers)).collect();
+        let unknown: Vec<(Incarnation, usize)> =
+            vectors.iter().map(|(origin, v)| (*origin, v.len())).collect();
+        member.report = Some(Report {
+            phase: beat.phase,
+            view_hash: beat.view_hash,
+            stable: beat.stable,
+            floor: beat.floor,
+            vectors,
+            fences,
+            settled,
+        });
+        member.health = Health::Alive;
+        self.dirty |= before != (beat.phase, Health::Alive);
+        let fenced_by_us = member.fenced;
+        // Before the removals, so that no view is ever without those whom a former member has let in.
+        for (info, _) in beat.members.iter().filter(|(info, _)| info.incarnation != from) {
+            if info.incarnation != self.me.incarnation {
+                let _ = self.add(info, progress, true, now_ns);
+            }
+        }
+        for incarnation in beat.removed {
+            self.remove(incarnation, progress, now_ns);
+        }
+        // Of those who were gone before we came: until everybody holds the same, we are part of everybody.
+        for (origin, workers) in unknown {
+            let report = self.members.get(&from).and_then(|member| member.report.as_ref());
+            let open = report.is_some_and(|report| !report.settled.contains(&origin));
+            if open && self.removed.contains(&origin) && !self.settled.contains(&origin) {
+                progress.ensure(origin, workers).end();
+            }
+        }
+        for (info, fenced) in beat.members {
+            if info.incarnation == from {
+                self.on_name(from, info.name);
+                continue;
+            }
+            if info.incarnation == self.me.incarnation {
+                // Two that have fenced each other: the older stays.
+                if fenced && !(fenced_by_us && self.me.incarnation < from) {
+                    self.events.push(Event::Rebirth { reason: "the others have given it up" });
+                }
+                continue;
+            }
+            // What cannot be added is of no concern to the beat's sender.
+            let _ = self.add(&info, progress, true, now_ns);
+        }
+    }
+
+    /// A member's answer to our beat.
+    pub(super) fn on_echo(&mut self, from: Incarnation, echo: Echo, wall_ms: u64, now_ns: u64) {
+        let Some(member) = self.members.get_mut(&from) else { return };
+        let round_trip = now_ns.saturating_sub(echo.sent_ns);
+        member.round_trip_ns = round_trip;
+        let middle = wall_ms as i64 - (round_trip / MS / 2) as i64;
+        member.clock_offset_ms = echo.wall_ms as i64 - middle;
+        if self.farewells.get(&from).is_some_and(|sent| echo.sent_ns >= *sent) {
+            self.farewell_heard.insert(from);
+        }
+        if let Some(member) = self.members.get_mut(&from) {
+            member.echo = Some(echo);
+        }
+    }
+
+    /// Former members whose every write is at or below the floor.
+    pub(super) fn take_settled(&mut self) -> Vec<Incarnation> {
+        let floor = self.floor;
+        let (settled, rest) = self.retired.drain(..).partition::<Vec<_>, _>(|(_, after)| *after <= floor);
+        self.retired = rest;
+        settled.into_iter().map(|(incarnation, _)| incarnation).collect()
+    }
+
+    /// Takes another name: the one it had belongs to another node that lives.
+    fn rename(&mut self) {
+        let base = self.me.name.split('~').next().unwrap_or_default();
+        let name = format!("{base}~{:04x}", self.random.bits() & 0xffff);
+        let text =
+            format!("mesh   the name {} belongs to another node: this one is {name} now", self.me.name);
+        self.events.push(Event::Note { is_warning: true, text });
+        self.me.name = name;
+        self.beat_now = true;
+        self.dirty = true;
+    }
+
+    /// Somebody has refused us for our name.
+    pub(super) fn name_refused(&mut self, by_owner: bool, now_ns: u64) {
+        // Others cannot know yet whether the one who had it lives; they will within this.
+        let since = *self.name_refused_ns.get_or_insert(now_ns);
+        if by_owner || now_ns.saturating_sub(since) > (DOWN_MS + SUSPECT_MS) * MS {
+            self.name_refused_ns = None;
+            self.rename();
+        }
+    }
+
+    /// A member says what it is called now.
+    fn on_name(&mut self, from: Incarnation, name: String) {
+        let taken = name == self.me.name
+            || self.members.values().any(|m| m.info.name == name && m.info.incarnation != from);
+        if let Some(member) = self.members.get_mut(&from).filter(|m| m.info.name != name && !taken) {
+            member.info.name = name;
+            self.dirty = true;
+        }
+    }
+
+    /// A dial to this member was refused: nobody listens there.
+    pub(super) fn on_refused(&mut self, incarnation: Incarnation) {
+        if let Some(member) = self.members.get_mut(&incarnation) {
+            member.refused = true;
+        }
+    }
+
+    /// What time brings.
+    pub(super) fn tick(&mut self, progress: &Progress, own_closed: Hlc, rules: Rules, now_ns: u64) {
+        let late = now_ns.saturating_sub(self.last_tick_ns);
+        self.last_tick_ns = now_ns;
+        if late > LATE_TICK_MS * MS {
+            // It was this node that was away.
+            for member in self.members.values_mut() {
+                member.learned_ns += late;
+                member.heard_ns = member.heard_ns.map(|heard| heard + late);
+            }
+        }
+        self.judge_health(now_ns);
+        self.fence_the_absent(progress, rules.forget_ms, now_ns);
+        self.reconcile(progress, rules);
+        self.advance_floor(progress, own_closed, rules);
+        self.advance_phase(progress, rules, now_ns);
+    }
+
+    fn judge_health(&mut self, now_ns: u64) {
+        let mut notes = Vec::new();
+        for member in self.members.values_mut() {
+            let silent_ms = now_ns.saturating_sub(member.heard_ns.unwrap_or(member.learned_ns)) / MS;
+            let health = match member.heard_ns {
+                _ if silent_ms >= DOWN_MS => Health::Down,
+                _ if member.refused && silent_ms >= REFUSED_AFTER_MS => Health::Down,
+                None => Health::Unheard,
+                _ if silent_ms >= SUSPECT_MS => Health::Suspect,
+                _ => Health::Alive,
+            };
+            if health != member.health {
+                if health == Health::Down {
+                    member.down_ns = now_ns;
+                    // What it said is of the past; it will say it again.
+                    member.echo = None;
+                    notes.push(format!("mesh   {} is down", member.info.name));
+                }
+                member.health = health;
+                self.dirty = true;
+            }
+        }
+        let note = |text| Event::Note { is_warning: true, text };
+        self.events.extend(notes.into_iter().map(note));
+    }
+
+    /// Members that have reported to hold everything up to these heads of ours.
+    pub(super) fn holders_of(&self, heads: &[u64]) -> BTreeSet<Incarnation> {
+        let me = self.me.incarnation;
+        let holds = |member: &&Member| {
+            let vector = member.report.as_ref().and_then(|report| report.vectors.get(&me));
+            let held = |worker: usize| vector.and_then(|v| v.get(worker)).map_or(0, |held| held.applied);
+            heads.iter().enumerate().all(|(worker, head)| held(worker) >= *head)
+        };
+        self.members.values().filter(holds).map(|member| member.info.incarnation).collect()
+    }
+
+    /// The farewell goes to this member.
+    pub(super) fn said_farewell(&mut self, to: Incarnation, now_ns: u64) {
+        self.farewells.entry(to).or_insert(now_ns);
+    }
+
+    /// The beat to send now; `leaving`: the last one.
+    pub(super) fn beat(&mut self, progress: &Progress, own: Vec<Held>, leaving: bool, now_ns: u64) -> Beat {
+        let me = self.me.incarnation;
+        let mut vectors = self.vectors(progress);
+        vectors.push(crate::peer::frame::OriginVector { origin: me, is_settled: false, workers: own });
+        let removed = self.removed_order.iter().rev().take(REMOVED_GOSSIP_MAX).copied().collect();
+        Beat {
+            sent_ns: now_ns,
+            phase: if leaving { Phase::Left } else { self.phase },
+            view_hash: self.view_hash(),
+            stable: self.stable,
+            floor: self.floor,
+            members: std::iter::once((self.me.clone(), false))
+                .chain(self.members.values().map(|m| (m.info.clone(), m.fenced)))
+                .collect(),
+            removed,
+            vectors,
+        }
+    }
+
+    /// Everybody who is there has heard the farewell.
+    pub(super) fn farewell_heard(&self) -> bool {
+        let mut there = self.members.values().filter(|member| member.health == Health::Alive);
+        there.all(|member| self.farewell_heard.contains(&member.info.incarnation))
+    }
+
+    /// The name of the view: the same on two nodes exactly if they see the same members.
+    #[must_use]
+    pub fn view_hash(&self) -> u64 {
+        let mut incarnations: Vec<u128> = self.members.keys().map(|i| i.0).collect();
+        incarnations.push(self.me.incarnation.0);
+        incarnations.sort_unstable();
+        incarnations.iter().fold(1, |hash, i| {
+            let hash = Random::new(hash ^ *i as u64).bits();
+            Random::new(hash ^ (*i >> 64) as u64).bits()
+        })
+    }
+
+    /// All members that are up report this view.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        let hash = self.view_hash();
+        self.members.values().all(|m| m.report.as_ref().is_some_and(|report| report.view_hash == hash))
+    }
+
+    pub(super) fn view(&self, version: u64) -> View {
+        let peer = |member: &Member| Peer {
+            incarnation: member.info.incarnation,
+            name: member.info.name.clone(),
+            address: member.info.address,
+            http_port: member.info.http_port,
+            workers: member.info.workers,
+            health: member.health,
+            phase: member.phase(),
+            counted: member.is_counted(),
+        };
+        View {
+            version,
+            me: self.me.incarnation,
+            name: self.me.name.clone(),
+            phase: self.phase,
+            size: self.members.len() + 1,
+            peers: self.members.values().map(peer).collect(),
+        }
+    }
+
+    /// The next beat is due so long after the last one, in nanoseconds.
+    pub(super) fn beat_pause_ns(&mut self) -> u64 {
+        (BEAT_MS - BEAT_MS / 10 + self.random.below(BEAT_MS / 5)) * MS
+    }
+}

@@ -1,0 +1,166 @@
+//! The tombstone floor, the peace with those who have gone, and the forgetting of those who stay away.
+//!
+//! `stable` is what this node holds completely, from every member of its view; it is published only while
+//! nothing of a former member is missing anywhere. The floor is the least of all members' `stable`, and
+//! advances only while all of them report the same view. A view change freezes it by itself.
+
+use super::{MS, Members, Rules};
+use crate::base::version::{Hlc, Incarnation};
+use crate::mesh::progress::Progress;
+use crate::mesh::view::Health;
+use crate::peer::frame::{Held, Phase};
+use std::collections::BTreeSet;
+
+/// Settled origins that one member is reminded of at a time.
+const ASKED_MAX: usize = 16;
+
+impl Members {
+    /// Sees to it that of former members everybody holds the same, and then forgets how much that was.
+    ///
+    /// In two steps: an origin is *settled* when every member has reported the same of it under the present
+    /// view; it is forgotten when everybody says that it is settled. Who is past the first step knows that
+    /// a report which does not name it any more comes from somebody who is past the second.
+    ///
+    /// Who came later and asks about an origin that was settled before is told so, and settles it as well:
+    /// its copy is that of somebody who had everything.
+    pub(super) fn reconcile(&mut self, progress: &Progress, rules: Rules) {
+        let hash = self.view_hash();
+        self.asked_settled.clear();
+        for report in self.members.values().filter_map(|member| member.report.as_ref()) {
+            let open = report.vectors.keys().filter(|origin| !report.settled.contains(origin));
+            let asked = open.filter(|origin| self.settled.contains(origin));
+            self.asked_settled.extend(asked.take(ASKED_MAX));
+        }
+        for origin in progress.all() {
+            let gone = origin.incarnation;
+            if self.members.contains_key(&gone) || !self.removed.contains(&gone) {
+                continue;
+            }
+            origin.end();
+            let ours = origin.vector();
+            let mut reports = self.members.values().map(|member| member.report.as_ref());
+            if !origin.is_settled() {
+                let same = reports.all(|report| {
+                    report.is_some_and(|report| {
+                        let theirs = report.vectors.get(&gone);
+                        report.view_hash == hash && theirs.is_some_and(|theirs| same_applied(theirs, &ours))
+                    })
+                });
+                let told = self.members.values().filter_map(|member| member.report.as_ref());
+                let told = told.into_iter().any(|report| report.settled.contains(&gone));
+                if same || told || rules.no_reconciliation {
+                    origin.settle();
+                    self.settled.insert(gone);
+                    self.beat_now = true;
+                }
+                continue;
+            }
+            let all_know = reports.all(|report| {
+                report.is_some_and(|report| {
+                    let silent = !report.vectors.contains_key(&gone) && !report.is_cut_before(gone);
+                    silent || report.settled.contains(&gone)
+                })
+            });
+            if all_know || rules.no_reconciliation {
+                progress.forget(gone);
+                // Everything it wrote was seen before this.
+                self.retired.push((gone, rules.latest));
+            }
+        }
+    }
+
+    /// Something of a former member may still be missing somewhere.
+    fn is_unreconciled(&self, progress: &Progress) -> bool {
+        let gone = |incarnation| self.removed.contains(&incarnation);
+        progress.all().iter().any(|origin| gone(origin.incarnation) && !origin.is_settled())
+    }
+
+    pub(super) fn advance_floor(&mut self, progress: &Progress, own_closed: Hlc, rules: Rules) {
+        self.stable = Hlc::ZERO;
+        if self.phase != Phase::Ready || self.is_unreconciled(progress) {
+            return;
+        }
+        let closed = |inc: &Incarnation| progress.get(*inc).map_or(Hlc::ZERO, |origin| origin.closed());
+        let stable = self.members.keys().map(closed).min().unwrap_or(own_closed).min(own_closed);
+        self.stable = stable;
+        let hash = self.view_hash();
+        let agreed = self.members.values().all(|m| m.report.as_ref().is_some_and(|r| r.view_hash == hash));
+        if agreed {
+            self.agreed = self.members.keys().copied().chain([self.me.incarnation]).collect();
+        }
+        if rules.floor_without_others {
+            self.floor = self.floor.max(stable);
+        }
+        if !agreed && !rules.floor_ignores_views {
+            return;
+        }
+        let reported = self.members.values().map(|m| m.report.as_ref().map_or(Hlc::ZERO, |r| r.stable));
+        let least = match rules.floor_ignores_views {
+            false => reported.min().unwrap_or(stable),
+            true => reported.filter(|stable| *stable > Hlc::ZERO).min().unwrap_or(stable),
+        };
+        self.floor = self.floor.max(least.min(stable));
+    }
+
+    /// Fences members that stay away too long, and removes those that a majority has fenced.
+    pub(super) fn fence_the_absent(&mut self, progress: &Progress, forget_ms: u64, now_ns: u64) {
+        for member in self.members.values_mut() {
+            let away_ms = now_ns.saturating_sub(member.down_ns) / MS;
+            if member.health == Health::Down && !member.fenced && away_ms >= forget_ms {
+                member.fenced = true;
+                self.beat_now = true;
+                self.dirty = true;
+                // Irrevocable here: even if it comes back, nothing is taken from this lifetime any more.
+                progress.ensure(member.info.incarnation, usize::from(member.info.workers)).end();
+            }
+        }
+        let fenced: Vec<Incarnation> =
+            self.members.values().filter(|m| m.fenced).map(|m| m.info.incarnation).collect();
+        for absent in fenced {
+            let current: BTreeSet<_> = self.members.keys().copied().chain([self.me.incarnation]).collect();
+            let has_fenced = |voter: &Incarnation| {
+                *voter == self.me.incarnation
+                    || self
+                        .members
+                        .get(voter)
+                        .and_then(|m| m.report.as_ref())
+                        .is_some_and(|report| report.fences.contains(&absent))
+            };
+            // Jointly: of the members as now seen and of those who last agreed on their view.
+            let agreed = if self.agreed.is_empty() { &current } else { &self.agreed };
+            if is_majority(&current, has_fenced) && is_majority(agreed, has_fenced) {
+                self.forgotten += 1;
+                self.remove(absent, progress, now_ns);
+            }
+        }
+    }
+}
+
+/// More than half; an exact half needs the lowest.
+fn is_majority(all: &BTreeSet<Incarnation>, holds: impl Fn(&Incarnation) -> bool) -> bool {
+    let votes = all.iter().filter(|voter| holds(voter)).count();
+    let lowest = all.first().is_some_and(&holds);
+    votes * 2 > all.len() || (votes * 2 == all.len() && lowest)
+}
+
+/// The same operations; workers that are not named hold nothing.
+fn same_applied(a: &[Held], b: &[Held]) -> bool {
+    let none = Held::default();
+    (0..a.len().max(b.len())).all(|i| {
+        let (a, b) = (a.get(i).unwrap_or(&none), b.get(i).unwrap_or(&none));
+        (a.applied, &a.ranges) == (b.applied, &b.ranges)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_is_a_majority_only_with_the_lowest() {
+        let all: BTreeSet<_> = (1..=4).map(Incarnation).collect();
+        let with = |voters: &[u128]| is_majority(&all, |voter| voters.contains(&voter.0));
+        assert!(with(&[2, 3, 4]) && with(&[1, 3]));
+        assert!(!with(&[2, 3]) && !with(&[1]));
+    }
+}

@@ -1,0 +1,96 @@
+//! What is known of one member, and what passes between the membership and its workers.
+
+use crate::base::version::{Hlc, Incarnation};
+use crate::limits::REMOVED_GOSSIP_MAX;
+use crate::mesh::view::Health;
+use crate::peer::frame::{Echo, Held, MemberInfo, Phase};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a member's last beat said.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub phase: Phase,
+    pub view_hash: u64,
+    pub stable: Hlc,
+    pub floor: Hlc,
+    pub vectors: BTreeMap<Incarnation, Vec<Held>>,
+    pub fences: BTreeSet<Incarnation>,
+    /// Of those in `vectors`, the ones that are over and of which everybody was seen to hold the same.
+    pub settled: BTreeSet<Incarnation>,
+}
+
+impl Report {
+    /// The list of those who have gone was too long to hold this one.
+    pub(super) fn is_cut_before(&self, gone: Incarnation) -> bool {
+        self.vectors.len() >= REMOVED_GOSSIP_MAX - 2
+            && self.vectors.keys().next_back().is_some_and(|last| *last < gone)
+    }
+}
+
+/// One member other than this node.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub info: MemberInfo,
+    pub(super) learned_ns: u64,
+    pub(super) heard_ns: Option<u64>,
+    pub(super) refused: bool,
+    pub health: Health,
+    pub(super) down_ns: u64,
+    pub report: Option<Report>,
+    pub(super) echo: Option<Echo>,
+    pub round_trip_ns: u64,
+    /// Its wall clock minus ours, in milliseconds.
+    pub clock_offset_ms: i64,
+    pub(super) fenced: bool,
+}
+
+impl Member {
+    pub(super) fn phase(&self) -> Phase {
+        self.report.as_ref().map_or(Phase::Joining, |report| report.phase)
+    }
+
+    pub(super) fn is_counted(&self) -> bool {
+        self.health != Health::Down && self.phase() >= Phase::Prepared && !self.fenced
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.health == Health::Alive && self.phase() == Phase::Ready && !self.fenced
+    }
+}
+
+/// How two lineages meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    Fine,
+    /// We start over, empty, and join them.
+    WeYield,
+    TheyYield,
+    /// Both hold data of their own.
+    Conflict,
+}
+
+/// Something that the workers have to act upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This lifetime is over for the others: begin a new one.
+    Rebirth {
+        reason: &'static str,
+    },
+    Note {
+        is_warning: bool,
+        text: String,
+    },
+}
+
+/// The configuration that ticks need, and the rules that a mutation may have switched off.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub forget_ms: u64,
+    pub seeds_expected: bool,
+    pub floor_ignores_views: bool,
+    pub floor_without_others: bool,
+    pub skip_counting: bool,
+    pub no_reconciliation: bool,
+    /// Greater than every stamp seen so far.
+    pub latest: Hlc,
+}

@@ -1,0 +1,168 @@
+//! Which pull is due. A pull brings every record of one member with a stamp above some limit, and with it
+//! the member's vectors as they were before its scan began.
+//!
+//! One lemma carries joining, repair after a lost log, and the peace after a member has gone: if we hold
+//! everything of an origin up to stamp T, and a member sends us everything it holds above T, then we hold
+//! of that origin whatever the member held when its scan began. What it holds no more was dominated, and
+//! what dominates it has a greater stamp.
+
+use super::{MS, Members};
+use crate::base::version::{Hlc, Incarnation};
+use crate::mesh::progress::{Progress, is_behind};
+use crate::mesh::view::Health;
+use crate::peer::frame::{Held, OriginVector, PullBegin};
+use std::collections::BTreeSet;
+
+/// A failed pull is not repeated before this, in milliseconds.
+const RETRY_MS: u64 = 300;
+
+/// A pull to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullPlan {
+    pub donor: Incarnation,
+    pub above: Hlc,
+    /// Origins of which everything up to `above` is held already; `None`: all, for nothing is left out.
+    covered: Option<BTreeSet<Incarnation>>,
+}
+
+/// The pull under way, and when there may be another.
+#[derive(Clone, Debug, Default)]
+pub(in crate::mesh) struct State {
+    current: Option<PullPlan>,
+    not_before_ns: u64,
+}
+
+impl Members {
+    /// The pull that is due, which then counts as begun.
+    pub(in crate::mesh) fn begin_pull(
+        &mut self,
+        progress: &Progress,
+        can_ask: impl Fn(Incarnation) -> bool,
+        no_reconciliation: bool,
+        now_ns: u64,
+    ) -> Option<PullPlan> {
+        if self.pull.current.is_some() || now_ns < self.pull.not_before_ns {
+            return None;
+        }
+        let plan = if self.loaded {
+            self.missing(progress, &can_ask, no_reconciliation)?
+        } else {
+            let donors: Vec<Incarnation> =
+                self.members.values().filter(|m| m.is_serving()).map(|m| m.info.incarnation).collect();
+            let donors: Vec<Incarnation> = donors.into_iter().filter(|donor| can_ask(*donor)).collect();
+            if donors.is_empty() {
+                return None;
+            }
+            let donor = *self.random.one(&donors);
+            PullPlan { donor, above: Hlc::ZERO, covered: None }
+        };
+        self.pull.current = Some(plan.clone());
+        Some(plan)
+    }
+
+    /// What somebody holds and we lack, and cannot get from its origin's own stream.
+    fn missing(
+        &self,
+        progress: &Progress,
+        can_ask: &impl Fn(Incarnation) -> bool,
+        no_reconciliation: bool,
+    ) -> Option<PullPlan> {
+        let origins = progress.all();
+        let above = |wanted: &BTreeSet<Incarnation>| {
+            let wanted = origins.iter().filter(|origin| wanted.contains(&origin.incarnation));
+            wanted.map(|origin| origin.closed()).min().unwrap_or(Hlc::ZERO)
+        };
+        let plan = |donor: Incarnation, wanted: BTreeSet<Incarnation>| {
+            let above = above(&wanted);
+            let covered = origins.iter().filter(|origin| origin.closed() >= above);
+            PullPlan { donor, above, covered: Some(covered.map(|origin| origin.incarnation).collect()) }
+        };
+        for member in self.members.values().filter(|member| member.is_serving()) {
+            let donor = member.info.incarnation;
+            if can_ask(donor) && progress.get(donor).is_some_and(|origin| origin.has_gap()) {
+                return Some(plan(donor, [donor].into()));
+            }
+        }
+        if no_reconciliation {
+            return None;
+        }
+        for member in self.members.values().filter(|member| member.is_serving()) {
+            let donor = member.info.incarnation;
+            let Some(report) = member.report.as_ref().filter(|_| can_ask(donor)) else { continue };
+            let behind = origins.iter().filter(|origin| {
+                // Those whose own stream does not reach us.
+                let cut_off = match self.members.get(&origin.incarnation) {
+                    Some(member) => member.health != Health::Alive || member.fenced,
+                    None => self.removed.contains(&origin.incarnation),
+                };
+                cut_off
+                    && report
+                        .vectors
+                        .get(&origin.incarnation)
+                        .is_some_and(|theirs| is_ahead(theirs, &origin.vector()))
+            });
+            let wanted: BTreeSet<Incarnation> = behind.map(|origin| origin.incarnation).collect();
+            if !wanted.is_empty() {
+                return Some(plan(donor, wanted));
+            }
+        }
+        None
+    }
+
+    /// Nothing is known to be missing, and everybody who may know more has been heard.
+    pub(super) fn has_what_they_have(&self, progress: &Progress) -> bool {
+        self.pull.current.is_none()
+            && self.members.values().all(|member| member.health != Health::Unheard)
+            && self.missing(progress, &|_| true, false).is_none()
+    }
+
+    /// The donor's records are all here: what it held is held.
+    pub(in crate::mesh) fn finish_pull(&mut self, begin: &PullBegin, progress: &Progress) {
+        let Some(plan) = self.pull.current.take() else { return };
+        if plan.covered.is_none() && self.lineage != 0 && self.lineage != begin.lineage {
+            // It has changed sides, or we have.
+            return;
+        }
+        let is_covered =
+            |vector: &&OriginVector| plan.covered.as_ref().is_none_or(|all| all.contains(&vector.origin));
+        let me = self.me.incarnation;
+        for vector in begin.vectors.iter().filter(is_covered).filter(|vector| vector.origin != me) {
+            if vector.is_settled && progress.get(vector.origin).is_none() {
+                // Everybody holds the same of it, the donor included, and so do we now.
+                self.settled.insert(vector.origin);
+                continue;
+            }
+            progress.merge(vector);
+            if self.removed.contains(&vector.origin) {
+                progress.ensure(vector.origin, vector.workers.len()).end();
+            }
+        }
+        if plan.covered.is_none() {
+            self.loaded = true;
+            self.adopt_lineage(begin.lineage);
+            self.floor = self.floor.max(begin.floor);
+        }
+        self.beat_now = true;
+    }
+
+    /// The pull came to nothing; there will be another.
+    pub(in crate::mesh) fn fail_pull(&mut self, now_ns: u64) {
+        if self.pull.current.take().is_some() {
+            self.pull.not_before_ns = now_ns + RETRY_MS * MS;
+        }
+    }
+
+    pub(in crate::mesh) fn pull_state(&self) -> &State {
+        &self.pull
+    }
+
+    /// Records at or below this were decided before: they are not taken any more.
+    pub(in crate::mesh) fn decided(&self) -> Hlc {
+        if self.loaded { self.floor } else { Hlc::ZERO }
+    }
+}
+
+fn is_ahead(theirs: &[Held], ours: &[Held]) -> bool {
+    let none = Held::default();
+    theirs.iter().enumerate().any(|(i, theirs)| is_behind(ours.get(i).unwrap_or(&none), theirs))
+}

@@ -1,0 +1,452 @@
+//! Replication: who is in the mesh, what each member has, and how the rest gets there.
+//!
+//! Everything here is sans-IO. [`Mesh`] is what the workers of a node share; each worker has a
+//! [`worker::Worker`], which owns its log and its links. Bytes, time and connections come in as calls;
+//! bytes to write and addresses to dial come out. The server drives it with sockets, the simulator with
+//! virtual ones. `ARCHITECTURE.md` has the rules and why they hold.
+
+pub mod log;
+pub mod members;
+pub mod progress;
+mod scan;
+pub mod view;
+pub mod worker;
+
+use crate::base::clock::HybridClock;
+use crate::base::clock::Now;
+use crate::base::random::Random;
+use crate::base::version::{Hlc, Incarnation};
+use crate::peer::frame::{Held, MemberInfo, Phase};
+use crate::peer::link::{Keys, LinkError};
+use crate::store::Storage;
+use members::Members;
+use parking_lot::{Mutex, RwLock};
+use progress::Progress;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use view::View;
+
+/// What the calls of a turn need beside the mesh itself.
+#[derive(Debug)]
+pub struct Context<'a, S> {
+    pub store: &'a S,
+    pub clock: &'a HybridClock,
+    pub now: Now,
+}
+
+impl<S> Clone for Context<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Context<'_, S> {}
+
+/// What a node's mesh is told before it starts.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// This node: its first incarnation, its name, the address to advertise (unspecified: as seen).
+    pub me: MemberInfo,
+    /// Was told whom to join, and so waits for them before it begins by itself.
+    pub seeds_expected: bool,
+    pub keys: Keys,
+    /// Bytes of log of each worker.
+    pub log_bytes: usize,
+    /// An absent member is fenced after this, in milliseconds.
+    pub forget_ms: u64,
+    /// Seeds jitter, later incarnations and a lineage.
+    pub random: u64,
+    /// Rules that are switched off; only the simulator's mutation gate sets any.
+    pub mutation: Mutation,
+}
+
+impl MeshConfig {
+    /// For a node of one worker that begins alone and that nobody will meet.
+    #[must_use]
+    pub fn alone(incarnation: Incarnation) -> MeshConfig {
+        MeshConfig {
+            me: MemberInfo {
+                incarnation,
+                name: "alone".to_owned(),
+                address: SocketAddr::from(([0, 0, 0, 0], 0)),
+                http_port: 0,
+                workers: 1,
+            },
+            seeds_expected: false,
+            keys: Keys::default(),
+            log_bytes: crate::limits::LOG_WORKER_BYTES_MIN,
+            forget_ms: crate::limits::FORGET_MS,
+            random: 1,
+            mutation: Mutation::None,
+        }
+    }
+}
+
+/// A rule of replication that can be switched off, to see the simulator notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mutation {
+    #[default]
+    None,
+    /// Tombstones are collected by age alone.
+    CollectByAge,
+    /// The floor advances whatever view a member reports.
+    FloorIgnoresViews,
+    /// The floor is what this node holds, whatever the others do.
+    FloorWithoutOthers,
+    /// A stream that starts anew counts as whole.
+    AcceptGaps,
+    /// What comes later wins, whatever its stamp.
+    LaterArrivalWins,
+    /// Nothing is pulled after a member has gone.
+    NoReconciliation,
+    /// A member counts as closed up to its last mark although operations before it are missing.
+    ClosedDespiteGap,
+    /// Ready as soon as the first pull is complete.
+    ReadyWithoutBeingCounted,
+}
+
+impl Mutation {
+    pub const ALL: [Mutation; 8] = {
+        use Mutation::*;
+        [
+            FloorWithoutOthers,
+            CollectByAge,
+            FloorIgnoresViews,
+            AcceptGaps,
+            LaterArrivalWins,
+            NoReconciliation,
+            ClosedDespiteGap,
+            ReadyWithoutBeingCounted,
+        ]
+    };
+}
+
+/// Counters of the mesh, for `/metrics`; any worker adds to them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub link_errors: [AtomicU64; LinkError::LABELS.len()],
+    pub refusals: [AtomicU64; crate::peer::frame::Reason::ALL.len()],
+    pub resumes: AtomicU64,
+    pub restarts: AtomicU64,
+    pub pulls_full: AtomicU64,
+    pub pulls_partial: AtomicU64,
+    pub pull_records_sent: AtomicU64,
+    pub pull_records_received: AtomicU64,
+    pub below_floor: AtomicU64,
+    /// Times that this node had to start over under a new incarnation.
+    pub rebirths: AtomicU64,
+}
+
+/// What one worker publishes to the others.
+#[derive(Debug, Default)]
+struct WorkerFacts {
+    /// The last operation that it logged.
+    head: AtomicU64,
+    /// It stamps nothing at or below this any more.
+    closed: AtomicU64,
+    /// The view it works with.
+    view_seen: AtomicU64,
+    epoch_seen: AtomicU64,
+    logging_seen: AtomicBool,
+}
+
+/// A rebirth under way: every worker drops what it has, then the node begins again, empty.
+#[derive(Clone, Debug)]
+struct Rebirth {
+    reason: String,
+    /// Give up if data has come meanwhile: only an empty node may give way.
+    only_if_empty: bool,
+}
+
+/// What the workers of a node share; see the module.
+#[derive(Debug)]
+pub struct Mesh {
+    pub config: MeshConfig,
+    pub counters: Counters,
+    members: Mutex<Members>,
+    progress: Progress,
+    view: RwLock<Arc<View>>,
+    view_version: AtomicU64,
+    /// Writes go into the log: there is, or was, a peer.
+    logging: AtomicBool,
+    workers: Vec<WorkerFacts>,
+    /// Counts lifetimes; a worker that sees it change drops its links and its log.
+    epoch: AtomicU64,
+    rebirth: Mutex<Option<Rebirth>>,
+    is_reborn: AtomicBool,
+    leaving: AtomicBool,
+    /// Messages for the node's log, bounded.
+    notes: Mutex<Vec<Note>>,
+    /// HTTP addresses that a client has told us of, to be asked for their members.
+    hints: Mutex<Vec<String>>,
+    floor: AtomicU64,
+    /// Half of the lineage, 0 for none: to tell on every frame whether a link still belongs.
+    lineage: AtomicU64,
+}
+
+/// A line for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub is_warning: bool,
+    pub text: String,
+}
+
+const NOTES_MAX: usize = 256;
+const HINTS_MAX: usize = 64;
+
+impl Mesh {
+    /// A node's mesh, not started: it joins, or begins by itself, as soon as its workers tick.
+    #[must_use]
+    pub fn new(config: MeshConfig, now: Now) -> Mesh {
+        let workers = (0..config.me.workers).map(|_| WorkerFacts::default()).collect();
+        let mut members = Members::new(config.me.clone(), now.mono_ns, Random::new(config.random));
+        if !config.seeds_expected {
+            members.begin_alone();
+        }
+        let (view, lineage) = (members.view(0), members.lineage());
+        Mesh {
+            config,
+            counters: Counters::default(),
+            members: Mutex::new(members),
+            progress: Progress::default(),
+            view: RwLock::new(Arc::new(view)),
+            view_version: AtomicU64::new(0),
+            logging: AtomicBool::new(false),
+            workers,
+            epoch: AtomicU64::new(1),
+            rebirth: Mutex::new(None),
+            is_reborn: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            notes: Mutex::new(Vec::new()),
+            hints: Mutex::new(Vec::new()),
+            floor: AtomicU64::new(0),
+            lineage: AtomicU64::new(lineage_tag(lineage)),
+        }
+    }
+
+    /// The members as last published.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
+    }
+
+    /// The tombstone floor: every live member of the mesh holds every write up to it. `None` while the
+    /// node is alone and has always been: then nobody else can matter.
+    #[must_use]
+    pub fn floor(&self) -> Option<Hlc> {
+        self.logging.load(Ordering::Acquire).then(|| Hlc(self.floor.load(Ordering::Acquire)))
+    }
+
+    /// The state behind the view, for `/status` and tests.
+    pub fn with_members<R>(&self, read: impl FnOnce(&Members) -> R) -> R {
+        read(&self.members.lock())
+    }
+
+    /// The state of the membership in a few lines, for whoever looks for a fault.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        use std::fmt::Write;
+        let members = self.members.lock();
+        let me = members.me();
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{} {:?}: {}, stable {:?}, floor {:?}, {:?}",
+            me.name,
+            me.incarnation,
+            members.phase().label(),
+            members.stable(),
+            members.floor(),
+            members.pull_state()
+        );
+        for origin in self.progress.all() {
+            let (incarnation, held) = (origin.incarnation, origin.vector());
+            let is_gone = members.is_removed(incarnation);
+            let settled = origin.is_settled();
+            let _ = writeln!(text, "  {incarnation:?} gone {is_gone} settled {settled} {held:?}");
+        }
+        text
+    }
+
+    /// What is held of other origins.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Lines for the operator that have come up since the last call.
+    pub fn take_notes(&self) -> Vec<Note> {
+        std::mem::take(&mut *self.notes.lock())
+    }
+
+    /// Takes note of a node's HTTP address; forgotten if there are too many.
+    pub fn hint(&self, address: String) {
+        let mut hints = self.hints.lock();
+        if hints.len() < HINTS_MAX && !hints.contains(&address) {
+            hints.push(address);
+        }
+    }
+
+    /// The hints since the last call.
+    pub fn take_hints(&self) -> Vec<String> {
+        std::mem::take(&mut *self.hints.lock())
+    }
+
+    #[must_use]
+    pub fn has_hints(&self) -> bool {
+        !self.hints.lock().is_empty()
+    }
+
+    fn note(&self, is_warning: bool, text: impl Into<String>) {
+        let mut notes = self.notes.lock();
+        if notes.len() < NOTES_MAX {
+            notes.push(Note { is_warning, text: text.into() });
+        }
+    }
+
+    /// Addresses that may be peers', from discovery. Dialed in their turn; unknown ones at most this many.
+    pub fn discovered(&self, addresses: &[SocketAddr]) {
+        self.members.lock().discovered(addresses);
+    }
+
+    /// Begins to leave: writes have stopped; the rest of the log goes out, then the members are told.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether everybody that is alive has what this node accepted, and knows that it leaves.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.members.lock().farewell_heard()
+    }
+
+    /// The heads of this node's own logs, by worker.
+    #[must_use]
+    pub fn heads(&self) -> Vec<u64> {
+        self.workers.iter().map(|worker| worker.head.load(Ordering::Acquire)).collect()
+    }
+
+    /// Below this every own write is in the store: no worker stamps there any more.
+    fn own_closed(&self) -> Hlc {
+        let closed = self.workers.iter().map(|worker| worker.closed.load(Ordering::Acquire)).min();
+        Hlc(closed.unwrap_or(0))
+    }
+
+    /// Whether a write, named by its token, is held here. `None`: it is not known who wrote it.
+    #[must_use]
+    pub fn holds(&self, origin: Incarnation, worker: usize, seq: u64) -> Option<bool> {
+        if origin == self.view().me {
+            return Some(self.workers.get(worker)?.head.load(Ordering::Acquire) >= seq);
+        }
+        if let Some(origin) = self.progress.get(origin) {
+            return Some(origin.holds(worker, seq));
+        }
+        self.members.lock().is_removed(origin).then_some(true)
+    }
+
+    /// What each worker has logged, and what it has closed.
+    fn own_vector(&self) -> crate::peer::frame::OriginVector {
+        let own = self.workers.iter().map(|worker| {
+            // The mark first: what it closes is in the log before it is published.
+            let closed = Hlc(worker.closed.load(Ordering::Acquire));
+            Held { applied: worker.head.load(Ordering::Acquire), closed, ranges: Vec::new() }
+        });
+        crate::peer::frame::OriginVector { origin: self.view().me, is_settled: false, workers: own.collect() }
+    }
+
+    fn publish(&self, members: &Members) {
+        let version = self.view_version.load(Ordering::Relaxed) + 1;
+        *self.view.write() = Arc::new(members.view(version));
+        self.floor.store(members.floor().0, Ordering::Release);
+        self.lineage.store(lineage_tag(members.lineage()), Ordering::Release);
+        self.view_version.store(version, Ordering::Release);
+    }
+
+    /// The oldest view that any worker still works with.
+    fn view_seen(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.view_seen.load(Ordering::Acquire)).min().unwrap_or(0)
+    }
+
+    fn begin_logging(&self) {
+        self.logging.store(true, Ordering::Release);
+    }
+
+    /// Every worker logs what it accepts: only then may a scan begin.
+    fn everybody_logs(&self) -> bool {
+        self.workers.iter().all(|worker| worker.logging_seen.load(Ordering::Acquire))
+    }
+
+    /// Asks for a rebirth; the workers carry it out.
+    fn ask_rebirth(&self, rebirth: Rebirth) {
+        let mut slot = self.rebirth.lock();
+        if slot.is_none() {
+            *slot = Some(rebirth);
+            self.is_reborn.store(true, Ordering::Release);
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn rebirth_under_way(&self) -> bool {
+        self.is_reborn.load(Ordering::Acquire)
+    }
+
+    /// The rebirth, once every worker has dropped its links and refuses data.
+    fn finish_rebirth<S: Storage>(&self, context: Context<'_, S>) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if !self.workers.iter().all(|worker| worker.epoch_seen.load(Ordering::Acquire) == epoch) {
+            return;
+        }
+        let Some(rebirth) = self.rebirth.lock().take() else { return };
+        let mut members = self.members.lock();
+        let usage = context.store.usage(context.now.wall_ms);
+        let records = usage.live_records + usage.tombstones;
+        if rebirth.only_if_empty && !is_empty(context.store, context.now.wall_ms) {
+            self.note(true, "another mesh was found, but both hold data: they stay apart");
+            self.publish(&members);
+            self.is_reborn.store(false, Ordering::Release);
+            return;
+        }
+        let mut random = members.fork_random();
+        let bits = u128::from(random.bits()) << 64 | u128::from(random.bits());
+        let mut me = self.config.me.clone();
+        // Greater than the old one, or the others would take it for a predecessor.
+        let boot_ms = context.now.wall_ms.max((members.me().incarnation.0 >> 80) as u64 + 1);
+        me.incarnation = Incarnation::new(boot_ms, bits);
+        me.name.clone_from(&members.me().name);
+        context.store.reset();
+        if context.store.become_writer(me.incarnation).is_none() {
+            self.note(true, "the table of writers is full");
+        }
+        let seeds = members.seeds();
+        *members = Members::new(me, context.now.mono_ns, random);
+        members.discovered(&seeds);
+        self.progress.reset();
+        for worker in &self.workers {
+            worker.head.store(0, Ordering::Release);
+        }
+        self.counters.rebirths.fetch_add(1, Ordering::Relaxed);
+        let reason = &rebirth.reason;
+        self.note(true, format!("starting over as an empty node: {reason}; {records} records were dropped"));
+        self.publish(&members);
+        self.is_reborn.store(false, Ordering::Release);
+    }
+
+    /// Whether the node may serve data, as far as the mesh is concerned.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.rebirth_under_way() && self.view().phase == Phase::Ready
+    }
+}
+
+/// Enough of a lineage to tell two apart; 0 for none.
+fn lineage_tag(lineage: u128) -> u64 {
+    if lineage == 0 { 0 } else { (lineage as u64 ^ (lineage >> 64) as u64) | 1 }
+}
+
+/// Holds no data and never has, as far as anyone can tell.
+fn is_empty<S: Storage>(store: &S, wall_ms: u64) -> bool {
+    let usage = store.usage(wall_ms);
+    usage.live_records == 0 && usage.tombstones == 0 && store.clear_version().hlc == Hlc::ZERO
+}

@@ -1,0 +1,81 @@
+//! A donor's side of a pull: everything above a stamp, in pieces, with little held at any time.
+
+use super::Context;
+use crate::base::version::{Hlc, Incarnation};
+use crate::limits::{OPS_FRAME_BYTES, SCAN_RECORDS_PER_TURN};
+use crate::peer::frame::Frame;
+use crate::peer::operation::{Kind, Operation};
+use crate::store::{Cursor, Flow, Storage};
+
+/// Writers that one frame may name.
+const FRAME_WRITERS_MAX: usize = 255;
+
+/// Where the scan for one pull stands.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) id: u32,
+    above: Hlc,
+    /// `None`: not begun, or at its end.
+    cursor: Option<Cursor>,
+    begun: bool,
+}
+
+impl Scan {
+    pub(super) fn new(id: u32, above: Hlc) -> Scan {
+        Scan { id, above, cursor: None, begun: false }
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Looks at some records and hands over a frame with those that are wanted, if any. True at the end.
+    /// The number of records sent is returned beside.
+    pub(super) fn step<S: Storage>(
+        &mut self,
+        context: Context<'_, S>,
+        send: &mut dyn FnMut(&Frame<'_>),
+    ) -> (bool, u64) {
+        if !self.begun {
+            self.begun = true;
+            self.cursor = Some(context.store.cursor_start());
+        }
+        let Some(cursor) = self.cursor else { return (true, 0) };
+        let mut writers: Vec<u8> = Vec::new();
+        let mut indices: Vec<crate::base::version::WriterIndex> = Vec::new();
+        let mut bytes = Vec::new();
+        let mut sent = 0;
+        self.cursor = context.store.scan(cursor, self.above, SCAN_RECORDS_PER_TURN, &mut |record, buried| {
+            if bytes.len() > OPS_FRAME_BYTES {
+                return Flow::StopBefore;
+            }
+            let writer = record.version.writer;
+            let index = match indices.iter().position(|known| *known == writer) {
+                Some(index) => index,
+                None if indices.len() == FRAME_WRITERS_MAX => return Flow::StopBefore,
+                None => {
+                    let incarnation = context.store.incarnation(writer).unwrap_or(Incarnation(0));
+                    writers.extend_from_slice(&incarnation.0.to_le_bytes());
+                    indices.push(writer);
+                    indices.len() - 1
+                }
+            };
+            bytes.push(index as u8);
+            let operation = Operation {
+                kind: if buried { Kind::Rm } else { Kind::Set },
+                hlc: record.version.hlc,
+                expires_at_ms: if buried { 0 } else { record.expires_at_ms },
+                marks: record.marks.0,
+                key: record.key,
+                value: if buried { &[] } else { record.value },
+            };
+            operation.encode(&mut bytes);
+            sent += 1;
+            Flow::Continue
+        });
+        if sent > 0 {
+            send(&Frame::Records { id: self.id, writers: &writers, bytes: &bytes });
+        }
+        (self.cursor.is_none(), sent)
+    }
+}

@@ -1,0 +1,308 @@
+//! The acceptor's end of a link: another member's worker streams its writes here; they are applied and
+//! acknowledged. Its beats are taken in, and its pulls are served.
+
+use super::outbound::{apply, is_joining};
+use super::{Context, Ending, MS, Rebirth, Worker};
+use crate::base::version::Incarnation;
+use crate::limits::{ACK_MS, ACK_OPERATIONS, LINK_OUTPUT_BYTES, RANGES_OWN_MAX};
+use crate::mesh::members::Meeting;
+use crate::mesh::progress::Origin;
+use crate::mesh::scan::Scan;
+use crate::mesh::{Mesh, Mutation, is_empty, lineage_tag};
+use crate::peer::frame::{Beat, Echo, Frame, Held, Hello, PullBegin, Reason, Welcome};
+use crate::peer::link::Link;
+use crate::store::Storage;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) remote: SocketAddr,
+    from: Option<From>,
+    welcome: Option<Welcome>,
+    echo: Option<Echo>,
+    scan: Option<Scan>,
+    /// Operations applied since the last acknowledgement.
+    unacked: u64,
+    ack_now: bool,
+    acked_ns: u64,
+}
+
+#[derive(Debug)]
+struct From {
+    origin: Arc<Origin>,
+    incarnation: Incarnation,
+    worker: usize,
+    /// Of which mesh it said to be.
+    lineage: u64,
+    /// The last operation that this link has brought, or did not need to.
+    position: u64,
+}
+
+impl Inbound {
+    pub(super) fn new(remote: SocketAddr) -> Inbound {
+        Inbound {
+            remote,
+            from: None,
+            welcome: None,
+            echo: None,
+            scan: None,
+            unacked: 0,
+            ack_now: false,
+            acked_ns: 0,
+        }
+    }
+
+    /// Has not said who it is.
+    pub(super) fn is_half_open(&self) -> bool {
+        self.from.is_none()
+    }
+
+    /// Sends what the frames so far have called for.
+    pub(super) fn answer(&mut self, link: &mut Link) {
+        if let Some(welcome) = self.welcome.take() {
+            link.send(&Frame::Welcome(welcome));
+        }
+        if let Some(echo) = self.echo.take() {
+            link.send(&Frame::Echo(echo));
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, link: &mut Link, now_ns: u64) {
+        let Some(from) = &self.from else { return };
+        let due = self.ack_now
+            || self.unacked >= ACK_OPERATIONS
+            || (self.unacked > 0 && now_ns >= self.acked_ns + ACK_MS * MS);
+        if !due {
+            return;
+        }
+        let Some(stream) = from.origin.stream(from.worker) else { return };
+        let (base, upto) = stream.range_of(from.position).unwrap_or((0, 0));
+        let ack = Frame::Ack { applied: stream.applied(), base, upto };
+        drop(stream);
+        link.send(&ack);
+        (self.unacked, self.ack_now, self.acked_ns) = (0, false, now_ns);
+    }
+
+    /// Sends the next piece of the pull that is being served. True if there is more.
+    pub(super) fn go_on_scanning<S: Storage>(
+        &mut self,
+        mesh: &Mesh,
+        link: &mut Link,
+        context: Context<'_, S>,
+    ) -> bool {
+        let Some(scan) = &mut self.scan else { return false };
+        if link.output().len() >= LINK_OUTPUT_BYTES {
+            return false;
+        }
+        if !scan.has_begun() {
+            // Before the scan: what it cannot miss.
+            let clear = context.store.clear_version();
+            let writer = context.store.incarnation(clear.writer).unwrap_or(Incarnation(0));
+            let members = mesh.members.lock();
+            let begin = PullBegin {
+                id: scan.id,
+                lineage: members.lineage(),
+                floor: members.floor(),
+                clear: (clear.hlc, writer),
+                vectors: members.vectors(&mesh.progress).into_iter().chain([mesh.own_vector()]).collect(),
+            };
+            drop(members);
+            link.send(&Frame::PullBegin(begin));
+        }
+        let (is_over, sent) = scan.step(context, &mut |frame| link.send(frame));
+        mesh.counters.pull_records_sent.fetch_add(sent, Ordering::Relaxed);
+        if is_over {
+            link.send(&Frame::PullEnd { id: scan.id });
+            self.scan = None;
+        }
+        !is_over
+    }
+}
+
+pub(super) fn on_frame<S: Storage>(
+    worker: &mut Worker,
+    inbound: &mut Inbound,
+    frame: Frame<'_>,
+    context: Context<'_, S>,
+) -> Result<(), Ending> {
+    let Some(from) = &mut inbound.from else {
+        return match frame {
+            Frame::Hello(hello) => on_hello(worker, inbound, &hello, context),
+            Frame::Refuse { .. } => Err(Ending::Close),
+            Frame::Unknown(_) => Ok(()),
+            _ => Err(Ending::protocol("a frame before HELLO")),
+        };
+    };
+    let ours = worker.mesh.lineage.load(Ordering::Acquire);
+    if ours != 0 && from.lineage != 0 && ours != from.lineage {
+        // Both have found their mesh since, and it is not the same.
+        worker.mesh.members.lock().disown(from.incarnation, &worker.mesh.progress);
+        return Err(Ending::Refuse(Reason::Lineage, "of another mesh".to_owned()));
+    }
+    let over = || Ending::Refuse(Reason::Removed, "removed".to_owned());
+    match frame {
+        Frame::Lineage(lineage) => {
+            from.lineage = lineage_tag(lineage);
+            let mut members = worker.mesh.members.lock();
+            members.adopt_lineage(lineage);
+            worker.mesh.publish(&members);
+            Ok(())
+        }
+        Frame::Ops { .. } if from.lineage == 0 => Err(Ending::protocol("operations without a lineage")),
+        Frame::Ops { first, count, ack_now, bytes } => {
+            let decided = worker.mesh.members.lock().decided();
+            let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
+            let mut superseded = 0;
+            let mut applied = 0;
+            if first > from.position + 1 {
+                return Err(Ending::Refuse(Reason::Gap, "operations are missing".to_owned()));
+            }
+            for (seq, operation) in (first..).zip(Frame::operations(bytes, count)) {
+                let operation = operation.map_err(|defect| Ending::protocol(&defect.to_string()))?;
+                if seq <= from.position {
+                    continue;
+                }
+                if !apply(&worker.mesh, from.incarnation, &operation, decided, context)? {
+                    superseded += 1;
+                }
+                stream.insert(seq - 1, seq);
+                from.position = seq;
+                applied += 1;
+            }
+            drop(stream);
+            from.origin.applied_total.fetch_add(applied, Ordering::Relaxed);
+            from.origin.superseded_total.fetch_add(superseded, Ordering::Relaxed);
+            inbound.unacked += u64::from(count);
+            inbound.ack_now |= ack_now;
+            Ok(())
+        }
+        Frame::Restart { base } => {
+            let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
+            if stream.held().ranges.len() >= RANGES_OWN_MAX {
+                return Err(Ending::Refuse(Reason::Gap, "too many gaps".to_owned()));
+            }
+            if worker.mesh.config.mutation == Mutation::AcceptGaps {
+                stream.insert(0, base);
+            }
+            stream.restart(base);
+            from.position = base;
+            Ok(())
+        }
+        Frame::Mark { seq, closed } => {
+            let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
+            if from.position < seq {
+                return Err(Ending::protocol("a mark ahead of its operations"));
+            }
+            if worker.mesh.config.mutation == Mutation::ClosedDespiteGap {
+                stream.merge(&Held { applied: 0, closed, ranges: Vec::new() });
+            }
+            stream.mark(seq, closed);
+            Ok(())
+        }
+        Frame::Beat(beat) => {
+            let from = from.incarnation;
+            on_beat(worker, inbound, from, beat, context)
+        }
+        Frame::Pull { id, above } => {
+            inbound.scan = Some(Scan::new(id, above));
+            Ok(())
+        }
+        Frame::Refuse { .. } => Err(Ending::Close),
+        Frame::Unknown(_) => Ok(()),
+        _ => Err(Ending::protocol("a frame that only an acceptor sends")),
+    }
+}
+
+fn on_hello<S: Storage>(
+    worker: &mut Worker,
+    inbound: &mut Inbound,
+    hello: &Hello,
+    context: Context<'_, S>,
+) -> Result<(), Ending> {
+    let mesh = Arc::clone(&worker.mesh);
+    if mesh.rebirth_under_way() {
+        return Err(Ending::Refuse(Reason::Leaving, "starting over".to_owned()));
+    }
+    if hello.worker >= hello.member.workers {
+        return Err(Ending::protocol("a worker beyond the number of workers"));
+    }
+    let mut info = hello.member.clone();
+    if info.address.ip().is_unspecified() {
+        info.address.set_ip(inbound.remote.ip().to_canonical());
+    }
+    let mut members = mesh.members.lock();
+    let empty = members.is_loaded() && is_empty(context.store, context.now.wall_ms);
+    match members.meet(hello.lineage, info.incarnation, hello.empty, empty) {
+        Meeting::Fine => {}
+        Meeting::WeYield => {
+            let reason = "it is empty and was found by a mesh that is not".to_owned();
+            mesh.ask_rebirth(Rebirth { reason, only_if_empty: true });
+            return Err(Ending::Refuse(Reason::Leaving, "starting over".to_owned()));
+        }
+        Meeting::TheyYield => {
+            return Err(Ending::Refuse(Reason::Yield, "start over and join".to_owned()));
+        }
+        Meeting::Conflict => {
+            let name = &info.name;
+            mesh.note(true, format!("mesh   {name} belongs to another mesh; both hold data"));
+            return Err(Ending::Refuse(Reason::Lineage, "both hold data of their own".to_owned()));
+        }
+    }
+    if let Err((reason, detail)) = members.add(&info, &mesh.progress, false, context.now.mono_ns) {
+        return Err(Ending::Refuse(reason, detail.to_owned()));
+    }
+    members.adopt_lineage(hello.lineage);
+    let origin = mesh.progress.ensure(info.incarnation, usize::from(info.workers));
+    let index = usize::from(hello.worker);
+    let Some(applied) = origin.stream(index).map(|stream| stream.applied()) else {
+        return Err(Ending::Refuse(Reason::Removed, "removed".to_owned()));
+    };
+    inbound.welcome = Some(Welcome {
+        member: members.me().clone(),
+        lineage: members.own_lineage(),
+        empty,
+        applied,
+        joining: is_joining(members.phase()),
+    });
+    mesh.begin_logging();
+    mesh.publish(&members);
+    drop(members);
+    inbound.from = Some(From {
+        origin,
+        incarnation: info.incarnation,
+        worker: index,
+        lineage: lineage_tag(hello.lineage),
+        position: applied,
+    });
+    worker.take_up(context);
+    Ok(())
+}
+
+fn on_beat<S>(
+    worker: &mut Worker,
+    inbound: &mut Inbound,
+    from: Incarnation,
+    beat: Beat,
+    context: Context<'_, S>,
+) -> Result<(), Ending> {
+    let mesh = &worker.mesh;
+    let sent_ns = beat.sent_ns;
+    let mut members = mesh.members.lock();
+    if let Some(detail) = members.refusal_of(from) {
+        return Err(Ending::Refuse(Reason::Removed, detail.to_owned()));
+    }
+    members.on_beat(from, beat, &mesh.progress, context.now.mono_ns);
+    if std::mem::take(&mut members.dirty) {
+        mesh.publish(&members);
+    }
+    drop(members);
+    // Only with a view that every worker has taken up is the sender really waited for.
+    let view = mesh.view();
+    let counted = view.peers.iter().any(|peer| peer.incarnation == from && peer.counted);
+    let counts_you = counted && mesh.view_seen() >= view.version;
+    let heads = mesh.heads();
+    inbound.echo = Some(Echo { sent_ns, wall_ms: context.now.wall_ms, counts_you, heads });
+    Ok(())
+}

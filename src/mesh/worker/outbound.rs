@@ -1,0 +1,385 @@
+//! The dialer's end of a link: this worker's log goes out, acknowledgements come back. On the first
+//! worker's links also beats and echoes, and the pulls that this node makes.
+
+use super::{Context, Ending, LinkId, MS, Rebirth, Worker, cursor_for};
+use crate::base::version::{Hlc, Incarnation, Version};
+use crate::limits::LINK_OUTPUT_BYTES;
+use crate::mesh::log::{Cursor, Log};
+use crate::mesh::members::{Meeting, PullPlan};
+use crate::mesh::{Mesh, is_empty};
+use crate::peer::frame::{Frame, Hello, Phase, PullBegin, Reason, Welcome};
+use crate::peer::link::Link;
+use crate::peer::operation::{Kind, Operation};
+use crate::store::{KeyHash, Marks, NewRecord, Stamp, Storage};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+/// Links that another mesh has refused are tried again after this, in milliseconds.
+const REFUSED_PAUSE_MS: u64 = 5_000;
+
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub(super) address: SocketAddr,
+    /// Who is expected there; `None`: a seed.
+    pub(super) target: Option<Incarnation>,
+    /// Who answered.
+    pub(super) peer: Option<Incarnation>,
+    /// Where its stream stands, once it is welcome.
+    pub(super) cursor: Option<Cursor>,
+    /// A restart that has to be said before anything else.
+    restart: Option<u64>,
+    /// The other side knows which mesh this node belongs to.
+    pub(super) said_lineage: bool,
+}
+
+impl Outbound {
+    pub(super) fn new(address: SocketAddr, target: Option<Incarnation>) -> Outbound {
+        Outbound { address, target, peer: None, cursor: None, restart: None, said_lineage: false }
+    }
+
+    pub(super) fn peer(&self) -> Option<Incarnation> {
+        self.peer.or(self.target)
+    }
+
+    /// Sends what the frames so far have called for.
+    pub(super) fn answer(&mut self, link: &mut Link) {
+        if let Some(base) = self.restart.take() {
+            link.send(&Frame::Restart { base });
+        }
+    }
+}
+
+/// A pull that this node makes.
+#[derive(Debug)]
+pub(super) struct Pulling {
+    pub(super) link: LinkId,
+    id: u32,
+    is_full: bool,
+    begin: Option<PullBegin>,
+    begun_ns: u64,
+    records: u64,
+}
+
+impl Worker {
+    pub(super) fn say_hello<S: Storage>(&mut self, id: LinkId, context: Context<'_, S>) {
+        let members = self.mesh.members.lock();
+        let hello = Hello {
+            member: members.me().clone(),
+            lineage: members.own_lineage(),
+            empty: members.is_loaded() && is_empty(context.store, context.now.wall_ms),
+            worker: self.index as u16,
+        };
+        drop(members);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            if let super::Role::Out(out) = &mut slot.role {
+                out.said_lineage = hello.lineage != 0;
+            }
+            slot.link.send(&Frame::Hello(hello));
+        }
+    }
+
+    pub(super) fn ask(&mut self, plan: &PullPlan) {
+        let link = self.targets.get(&plan.donor).and_then(|target| target.link);
+        let Some((link, slot)) = link.and_then(|link| self.slots.get_mut(&link).map(|slot| (link, slot)))
+        else {
+            self.mesh.members.lock().fail_pull(0);
+            return;
+        };
+        let id = self.next_pull;
+        self.next_pull = self.next_pull.wrapping_add(1);
+        slot.link.send(&Frame::Pull { id, above: plan.above });
+        let is_full = plan.above == Hlc::ZERO;
+        let counter =
+            if is_full { &self.mesh.counters.pulls_full } else { &self.mesh.counters.pulls_partial };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.pulling = Some(Pulling { link, id, is_full, begin: None, begun_ns: 0, records: 0 });
+    }
+}
+
+/// Moves what is new in the log into the link's output, as far as there is room.
+pub(super) fn stream(log: &Log, cursor: &mut Cursor, link: &mut Link, awaited: u64, mesh: &Mesh) {
+    while link.output().len() < LINK_OUTPUT_BYTES {
+        match log.take(cursor) {
+            Ok(Some(piece)) => {
+                let last = piece.first + u64::from(piece.count) - 1;
+                let ack_now = awaited >= piece.first && awaited > 0 && last >= piece.first;
+                link.send(&Frame::Ops {
+                    first: piece.first,
+                    count: piece.count,
+                    ack_now,
+                    bytes: piece.bytes,
+                });
+            }
+            Ok(None) => return,
+            Err(_) => {
+                // It fell off while it lagged: go on with what is new, the peer pulls the rest.
+                mesh.counters.restarts.fetch_add(1, Ordering::Relaxed);
+                *cursor = Cursor::behind(log.head());
+                link.send(&Frame::Restart { base: log.head() });
+            }
+        }
+    }
+}
+
+pub(super) fn on_frame<S: Storage>(
+    worker: &mut Worker,
+    id: LinkId,
+    out: &mut Outbound,
+    frame: Frame<'_>,
+    context: Context<'_, S>,
+) -> Result<(), Ending> {
+    match frame {
+        Frame::Welcome(welcome) if out.peer.is_none() => on_welcome(worker, id, out, &welcome, context),
+        Frame::Refuse { reason, detail } => on_refusal(worker, out, reason, detail, context),
+        Frame::Unknown(_) => Ok(()),
+        _ if out.cursor.is_none() => Err(Ending::protocol("a frame before WELCOME")),
+        Frame::Ack { applied, base, upto } => {
+            if applied.max(upto) > worker.log.head() {
+                return Err(Ending::protocol("an acknowledgement of what was never sent"));
+            }
+            if let Some(target) = out.peer.and_then(|peer| worker.targets.get_mut(&peer)) {
+                target.acked = target.acked.max(applied);
+                target.segment = (base, upto);
+                worker.acked = true;
+            }
+            Ok(())
+        }
+        Frame::Echo(echo) => {
+            if let Some(peer) = out.peer {
+                let now = context.now;
+                worker.mesh.members.lock().on_echo(peer, echo, now.wall_ms, now.mono_ns);
+            }
+            Ok(())
+        }
+        Frame::PullBegin(begin) => {
+            let pulling = worker.pulling.as_mut().filter(|p| p.id == begin.id && p.link == id);
+            let Some(pulling) = pulling else { return Ok(()) };
+            apply_clear(begin.clear, context)?;
+            pulling.begun_ns = context.now.mono_ns;
+            pulling.begin = Some(begin);
+            Ok(())
+        }
+        Frame::Records { id: pull, writers, bytes } => {
+            let pulling = worker.pulling.as_mut().filter(|p| p.id == pull && p.link == id);
+            let Some(pulling) = pulling else { return Ok(()) };
+            let decided = worker.mesh.members.lock().decided();
+            for record in Frame::records(writers, bytes) {
+                let (writer, operation) = record.map_err(|defect| Ending::protocol(&defect.to_string()))?;
+                apply(&worker.mesh, writer, &operation, decided, context)?;
+                pulling.records += 1;
+            }
+            Ok(())
+        }
+        Frame::PullEnd { id: pull } => {
+            if worker.pulling.as_ref().is_some_and(|p| p.id == pull && p.link == id)
+                && let Some(pulling) = worker.pulling.take()
+            {
+                finish(worker, pulling, out, context);
+            }
+            Ok(())
+        }
+        _ => Err(Ending::protocol("a frame that only a dialer sends")),
+    }
+}
+
+fn finish<S>(worker: &Worker, pulling: Pulling, out: &Outbound, context: Context<'_, S>) {
+    let mesh = &worker.mesh;
+    mesh.counters.pull_records_received.fetch_add(pulling.records, Ordering::Relaxed);
+    let mut members = mesh.members.lock();
+    let Some(begin) = pulling.begin else { return members.fail_pull(context.now.mono_ns) };
+    members.finish_pull(&begin, &mesh.progress);
+    drop(members);
+    if pulling.is_full {
+        let ms = context.now.mono_ns.saturating_sub(pulling.begun_ns) / MS;
+        let (records, from) = (pulling.records, out.address);
+        mesh.note(false, format!("mesh   copied {records} records from {from} in {ms} ms"));
+    }
+}
+
+fn on_welcome<S: Storage>(
+    worker: &mut Worker,
+    id: LinkId,
+    out: &mut Outbound,
+    welcome: &Welcome,
+    context: Context<'_, S>,
+) -> Result<(), Ending> {
+    let mesh = worker.mesh.clone();
+    let now_ns = context.now.mono_ns;
+    let peer = welcome.member.incarnation;
+    let mut info = welcome.member.clone();
+    // Where it was reached is where it is.
+    info.address = out.address;
+    let mut members = mesh.members.lock();
+    let empty = members.is_loaded() && is_empty(context.store, context.now.wall_ms);
+    match members.meet(welcome.lineage, peer, welcome.empty, empty) {
+        Meeting::Fine => {}
+        // It has seen the same and starts over.
+        Meeting::TheyYield => return Err(Ending::Close),
+        Meeting::WeYield => return yield_to_them(&mesh),
+        Meeting::Conflict => return conflict(&mesh, &info.name),
+    }
+    if let Some(expected) = out.target.filter(|expected| *expected != peer) {
+        // Another lifetime lives there now: the one we knew is not where it was.
+        members.on_refused(expected);
+    }
+    if let Err((reason, detail)) = members.add(&info, &mesh.progress, false, now_ns) {
+        return Err(Ending::Refuse(reason, detail.to_owned()));
+    }
+    if !welcome.joining {
+        members.adopt_lineage(welcome.lineage);
+    }
+    mesh.begin_logging();
+    mesh.publish(&members);
+    drop(members);
+    // The seed has a name now; links to members are kept by their incarnation.
+    if let Some((seed, _)) = worker.seeds.get_mut(&out.address)
+        && *seed == Some(id)
+    {
+        worker.seeds.remove(&out.address);
+    }
+    if let Some(expected) = out.target.filter(|expected| *expected != peer)
+        && let Some(target) = worker.targets.get_mut(&expected)
+        && target.link == Some(id)
+    {
+        target.link = None;
+        target.retry_ns = now_ns + 1_000 * MS;
+    }
+    out.peer = Some(peer);
+    worker.take_up(context);
+    let Some(target) = worker.targets.get_mut(&peer) else { return Err(Ending::Close) };
+    if target.link.is_some_and(|other| other != id) {
+        // The dial that went to it by name is enough.
+        return Err(Ending::Close);
+    }
+    target.link = Some(id);
+    target.backoff_ms = crate::limits::REDIAL_MS;
+    target.acked = welcome.applied.min(worker.log.head());
+    target.segment = (0, 0);
+    if welcome.applied > worker.log.head() {
+        return Err(Ending::protocol("more was applied than was ever sent"));
+    }
+    let (cursor, restarts) = cursor_for(&worker.log, welcome.applied, welcome.joining);
+    let counter = if restarts { &mesh.counters.restarts } else { &mesh.counters.resumes };
+    counter.fetch_add(1, Ordering::Relaxed);
+    out.cursor = Some(cursor);
+    out.restart = restarts.then(|| cursor.taken());
+    // The first beat and mark should not wait for their turn.
+    (worker.beat_ns, worker.mark_ns) = (0, 0);
+    Ok(())
+}
+
+fn yield_to_them(mesh: &Mesh) -> Result<(), Ending> {
+    let reason = "it is empty and found a mesh that is not".to_owned();
+    mesh.ask_rebirth(Rebirth { reason, only_if_empty: true });
+    Err(Ending::Close)
+}
+
+fn conflict(mesh: &Mesh, name: &str) -> Result<(), Ending> {
+    let text = format!(
+        "mesh   {name} belongs to another mesh and both hold data: they stay apart until one is restarted"
+    );
+    mesh.note(true, text);
+    Err(Ending::Refuse(Reason::Lineage, "both hold data of their own".to_owned()))
+}
+
+fn on_refusal<S>(
+    worker: &mut Worker,
+    out: &mut Outbound,
+    reason: Reason,
+    detail: &str,
+    context: Context<'_, S>,
+) -> Result<(), Ending> {
+    let mesh = &worker.mesh;
+    match reason {
+        Reason::Yourself => mesh.members.lock().found_self(out.address),
+        Reason::Yield => return yield_to_them(mesh),
+        Reason::Removed => {
+            let reason = format!("{} says that it was {detail}", out.address);
+            mesh.ask_rebirth(Rebirth { reason, only_if_empty: false });
+        }
+        Reason::Name => {
+            let by_owner = detail == "it is this node's name";
+            mesh.members.lock().name_refused(by_owner, context.now.mono_ns);
+        }
+        Reason::Lineage => {
+            mesh.note(true, format!("mesh   {} belongs to another mesh: {detail}", out.address));
+        }
+        _ => {}
+    }
+    let pause = match reason {
+        Reason::Lineage | Reason::Full | Reason::Memory => REFUSED_PAUSE_MS,
+        _ => 0,
+    };
+    if pause > 0
+        && let Some(target) = out.peer().and_then(|peer| worker.targets.get_mut(&peer))
+    {
+        target.retry_ns = context.now.mono_ns + pause * MS;
+        target.backoff_ms = pause;
+    }
+    Err(Ending::Close)
+}
+
+/// Applies a write that was accepted elsewhere. True if it is now what the key holds.
+pub(super) fn apply<S: Storage>(
+    mesh: &Mesh,
+    writer: Incarnation,
+    operation: &Operation<'_>,
+    decided: Hlc,
+    context: Context<'_, S>,
+) -> Result<bool, Ending> {
+    use crate::mesh::Mutation;
+    let ahead = operation.hlc.millis().saturating_sub(context.now.wall_ms);
+    if ahead > crate::limits::STAMP_AHEAD_MS {
+        return Err(Ending::Refuse(Reason::Clock, format!("a stamp {ahead} ms ahead of this node's clock")));
+    }
+    if operation.hlc <= decided {
+        mesh.counters.below_floor.fetch_add(1, Ordering::Relaxed);
+        return Ok(false);
+    }
+    if operation.kind == Kind::Clear {
+        return apply_clear((operation.hlc, writer), context).map(|()| true);
+    }
+    context.clock.observe(operation.hlc);
+    let Some(index) = context.store.writer(writer) else {
+        return Err(Ending::Refuse(Reason::Full, "the table of writers is full".to_owned()));
+    };
+    let stamp = match mesh.config.mutation {
+        Mutation::LaterArrivalWins => Stamp::Local(context.clock),
+        _ => Stamp::Given(Version { hlc: operation.hlc, writer: index }),
+    };
+    let hash: KeyHash = context.store.hash(operation.key);
+    let now_ms = context.now.wall_ms;
+    let result = match operation.kind {
+        Kind::Set => {
+            let record = NewRecord {
+                key: operation.key,
+                value: operation.value,
+                marks: Marks(operation.marks),
+                expires_at_ms: operation.expires_at_ms,
+            };
+            context.store.set(hash, record, stamp, now_ms)
+        }
+        Kind::Rm | Kind::Clear => context.store.rm(hash, operation.key, stamp, now_ms),
+    };
+    match result {
+        Ok(applied) => Ok(matches!(applied, crate::store::Applied::Stored { .. })),
+        Err(_) => Err(Ending::Refuse(Reason::Memory, "the record does not fit".to_owned())),
+    }
+}
+
+fn apply_clear<S: Storage>((hlc, writer): (Hlc, Incarnation), context: Context<'_, S>) -> Result<(), Ending> {
+    if hlc == Hlc::ZERO {
+        return Ok(());
+    }
+    context.clock.observe(hlc);
+    let Some(writer) = context.store.writer(writer) else {
+        return Err(Ending::Refuse(Reason::Full, "the table of writers is full".to_owned()));
+    };
+    context.store.clear(Stamp::Given(Version { hlc, writer }), context.now.wall_ms);
+    Ok(())
+}
+
+/// A member that is still loading wants only what is new.
+pub(super) fn is_joining(phase: Phase) -> bool {
+    phase == Phase::Joining
+}

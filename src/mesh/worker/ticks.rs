@@ -1,0 +1,155 @@
+//! What time brings to a worker: marks, dials, links that are too late; and on the first worker the beats,
+//! the pulls and the membership.
+
+use super::outbound::Outbound;
+use super::{Effect, LinkId, MS, Role, SILENT_MS, Slot, Worker};
+use crate::base::version::{Hlc, Incarnation};
+use crate::limits::{HANDSHAKE_MS, LINK_OUTPUT_BYTES};
+use crate::mesh::members::{Event, Members, Rules};
+use crate::mesh::{Context, Mesh, Mutation, Rebirth};
+use crate::peer::frame::{Frame, Reason};
+use crate::peer::link::Link;
+use crate::store::Storage;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl Worker {
+    /// Promises that what comes later has greater stamps.
+    pub(super) fn mark<S>(&mut self, context: Context<'_, S>) {
+        context.clock.observe(Hlc::from_millis(context.now.wall_ms));
+        let closed = context.clock.latest();
+        let facts = &self.mesh.workers[self.index];
+        facts.closed.store(closed.0, Ordering::Release);
+        let seq = self.log.head();
+        for slot in self.slots.values_mut() {
+            if let Role::Out(Outbound { cursor: Some(cursor), .. }) = &slot.role
+                && cursor.taken() == seq
+            {
+                slot.link.send(&Frame::Mark { seq, closed });
+            }
+        }
+    }
+
+    pub(super) fn close_the_late(&mut self, now_ns: u64) {
+        let late = |slot: &Slot| match &slot.role {
+            Role::Out(out) if out.peer.is_none() => now_ns > slot.opened_ns + HANDSHAKE_MS * MS,
+            Role::In(inbound) if inbound.is_half_open() => now_ns > slot.opened_ns + HANDSHAKE_MS * MS,
+            // Answers come only when there is something to answer; but a member must be one.
+            Role::Out(out) => out.peer.is_some_and(|peer| !self.targets.contains_key(&peer)),
+            Role::In(_) => now_ns > slot.heard_ns + SILENT_MS * MS,
+        };
+        let late: Vec<LinkId> = self.slots.iter().filter(|(_, s)| late(s)).map(|(id, _)| *id).collect();
+        for id in late {
+            self.refuse(id, Reason::Silent, "nothing came");
+        }
+    }
+
+    pub(super) fn dial(&mut self, now_ns: u64) {
+        let due: Vec<(Incarnation, SocketAddr)> = self
+            .targets
+            .iter()
+            .filter(|(_, target)| target.link.is_none() && now_ns >= target.retry_ns)
+            .map(|(incarnation, target)| (*incarnation, target.address))
+            .collect();
+        for (incarnation, address) in due {
+            let id = self.dial_to(address, Some(incarnation), now_ns);
+            if let Some(target) = self.targets.get_mut(&incarnation) {
+                target.link = Some(id);
+            }
+        }
+        if self.index != 0 {
+            return;
+        }
+        let unmet = self.mesh.members.lock().unmet_seeds();
+        for address in unmet {
+            let (link, retry_ns) = self.seeds.get(&address).copied().unwrap_or((None, 0));
+            if link.is_none() && now_ns >= retry_ns {
+                let id = self.dial_to(address, None, now_ns);
+                self.seeds.insert(address, (Some(id), 0));
+            }
+        }
+    }
+
+    fn dial_to(&mut self, address: SocketAddr, target: Option<Incarnation>, now_ns: u64) -> LinkId {
+        let link = Link::dial(self.mesh.config.keys.clone());
+        let id = self.insert(link, Role::Out(Outbound::new(address, target)), now_ns, false);
+        self.effects.push(Effect::Dial { link: id, address });
+        id
+    }
+
+    /// The membership's ticks, beats, pulls and rebirths: of the first worker only.
+    pub(super) fn tick_members<S: Storage>(&mut self, context: Context<'_, S>) {
+        let now_ns = context.now.mono_ns;
+        if self.mesh.rebirth_under_way() {
+            return self.mesh.finish_rebirth(context);
+        }
+        let mesh = Arc::clone(&self.mesh);
+        let own_closed = mesh.own_closed();
+        let mutation = mesh.config.mutation;
+        let rules = Rules {
+            forget_ms: mesh.config.forget_ms,
+            seeds_expected: mesh.config.seeds_expected,
+            floor_ignores_views: mutation == Mutation::FloorIgnoresViews,
+            floor_without_others: mutation == Mutation::FloorWithoutOthers,
+            skip_counting: mutation == Mutation::ReadyWithoutBeingCounted,
+            no_reconciliation: mutation == Mutation::NoReconciliation,
+            latest: context.clock.latest().next(),
+        };
+        let mut members = mesh.members.lock();
+        members.tick(&mesh.progress, own_closed, rules, now_ns);
+        if members.beat_now || now_ns >= self.beat_ns {
+            members.beat_now = false;
+            self.beat_ns = now_ns + members.beat_pause_ns();
+            self.send_beats(&mesh, &mut members, now_ns);
+        }
+        let can_ask = |donor: Incarnation| {
+            let link = self.targets.get(&donor).and_then(|target| target.link);
+            link.and_then(|link| self.slots.get(&link))
+                .is_some_and(|slot| matches!(slot.role, Role::Out(Outbound { cursor: Some(_), .. })))
+        };
+        let plan = members.begin_pull(&mesh.progress, can_ask, rules.no_reconciliation, now_ns);
+        let events = std::mem::take(&mut members.events);
+        for settled in members.take_settled() {
+            context.store.release_writer(settled);
+        }
+        if std::mem::take(&mut members.dirty) || mesh.floor.load(Ordering::Acquire) != members.floor().0 {
+            mesh.publish(&members);
+        }
+        drop(members);
+        if let Some(plan) = plan {
+            self.ask(&plan);
+        }
+        for event in events {
+            match event {
+                Event::Note { is_warning, text } => mesh.note(is_warning, text),
+                Event::Rebirth { reason } => {
+                    mesh.ask_rebirth(Rebirth { reason: reason.to_owned(), only_if_empty: false });
+                }
+            }
+        }
+    }
+
+    fn send_beats(&mut self, mesh: &Mesh, members: &mut Members, now_ns: u64) {
+        let own = mesh.own_vector().workers;
+        let beat = Frame::Beat(members.beat(&mesh.progress, own.clone(), false, now_ns));
+        // Who leaves says so only to those who hold everything that it has accepted.
+        let leaving = mesh.leaving.load(Ordering::Acquire);
+        let holders = if leaving { members.holders_of(&mesh.heads()) } else { BTreeSet::new() };
+        let farewell =
+            (!holders.is_empty()).then(|| Frame::Beat(members.beat(&mesh.progress, own, true, now_ns)));
+        for slot in self.slots.values_mut() {
+            let Role::Out(Outbound { cursor: Some(_), peer: Some(peer), .. }) = &slot.role else { continue };
+            if slot.link.output().len() < 2 * LINK_OUTPUT_BYTES {
+                match farewell.as_ref().filter(|_| holders.contains(peer)) {
+                    Some(farewell) => {
+                        members.said_farewell(*peer, now_ns);
+                        slot.link.send(farewell);
+                    }
+                    None => slot.link.send(&beat),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a node says about its mesh, in `/status` and `/metrics`. Cold paths.
+
+use super::Node;
+use super::info::Page;
+use crate::base::clock::Now;
+use crate::mesh::members::Member;
+use crate::peer::frame::Reason;
+use crate::peer::link::LinkError;
+use crate::store::Storage;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl<S: Storage> Node<S> {
+    /// The `mesh` object of `/status`.
+    pub(super) fn mesh_status(&self, now: Now) -> Value {
+        let mesh = &self.mesh;
+        mesh.with_members(|members| {
+            let peer = |member: &Member| {
+                let origin = mesh.progress().get(member.info.incarnation);
+                let applied: u64 =
+                    origin.as_ref().map_or(0, |o| o.vector().iter().map(|held| held.applied).sum());
+                let closed_ms = origin.as_ref().map_or(0, |origin| origin.closed().millis());
+                json!({
+                    "name": member.info.name,
+                    "inc": format!("{:?}", member.info.incarnation),
+                    "address": member.info.address.to_string(),
+                    "state": member.health.label(),
+                    "phase": member.report.as_ref().map_or("unknown", |report| report.phase.label()),
+                    "roundTripMs": member.round_trip_ns as f64 / 1e6,
+                    "clockOffsetMs": member.clock_offset_ms,
+                    "applied": applied,
+                    "lagMs": now.wall_ms.saturating_sub(closed_ms),
+                    "hasGap": origin.is_some_and(|origin| origin.has_gap()),
+                })
+            };
+            json!({
+                "phase": members.phase().label(),
+                "lineage": format!("{:032x}", members.lineage()),
+                "viewHash": format!("{:016x}", members.view_hash()),
+                "isAgreed": members.is_agreed(),
+                "size": members.others().count() + 1,
+                "floorAgeMs": mesh.floor().map(|floor| now.wall_ms.saturating_sub(floor.millis())),
+                "peers": members.others().map(peer).collect::<Vec<_>>(),
+            })
+        })
+    }
+
+    /// The mesh's part of `/metrics`.
+    pub(super) fn mesh_metrics(&self, page: &mut Page) {
+        let mesh = &self.mesh;
+        let counters = &mesh.counters;
+        let name = "meshkv_peer_link_errors_total";
+        page.family(name, "counter", "Peer links ended by a fault of the other side, by kind.");
+        for (kind, counter) in LinkError::LABELS.iter().zip(&counters.link_errors) {
+            page.sample(name, &[("kind", kind)], get(counter));
+        }
+        let name = "meshkv_peer_refusals_total";
+        page.family(name, "counter", "Peer links that this node has refused or ended, by reason.");
+        for (reason, counter) in Reason::ALL.iter().zip(&counters.refusals) {
+            page.sample(name, &[("reason", reason.label())], get(counter));
+        }
+        let streams = "Streams to peers that went on where they had stopped.";
+        page.single("meshkv_replication_resumes_total", "counter", streams, get(&counters.resumes));
+        let streams =
+            "Streams to peers that began anew, because the log did not reach back or the peer is new.";
+        page.single("meshkv_replication_restarts_total", "counter", streams, get(&counters.restarts));
+        let name = "meshkv_pulls_total";
+        page.family(name, "counter", "Pulls that this node has made: whole copies, and of what is newer.");
+        page.sample(name, &[("kind", "full")], get(&counters.pulls_full));
+        page.sample(name, &[("kind", "partial")], get(&counters.pulls_partial));
+        let name = "meshkv_pull_records_total";
+        page.family(name, "counter", "Records that pulls have moved.");
+        page.sample(name, &[("direction", "received")], get(&counters.pull_records_received));
+        page.sample(name, &[("direction", "sent")], get(&counters.pull_records_sent));
+        let help = "Operations that came too late: decided before.";
+        page.single("meshkv_replication_below_floor_total", "counter", help, get(&counters.below_floor));
+        let help = "Times that this node had to start over under a new incarnation.";
+        page.single("meshkv_rebirths_total", "counter", help, get(&counters.rebirths));
+        mesh.with_members(|members| {
+            let members: Vec<&Member> = members.others().collect();
+            let origin = |member: &Member| mesh.progress().get(member.info.incarnation);
+            let name = "meshkv_replication_applied_total";
+            page.family(name, "counter", "Operations of each peer that were applied here.");
+            for member in &members {
+                let applied = origin(member).map_or(0, |origin| get(&origin.applied_total));
+                page.sample(name, &[("peer", &member.info.name)], applied);
+            }
+            let name = "meshkv_replication_superseded_total";
+            page.family(name, "counter", "Operations of each peer that lost against a later write.");
+            for member in &members {
+                let superseded = origin(member).map_or(0, |origin| get(&origin.superseded_total));
+                page.sample(name, &[("peer", &member.info.name)], superseded);
+            }
+            let name = "meshkv_clock_offset_seconds";
+            page.family(name, "gauge", "Each peer's clock against this node's.");
+            for member in &members {
+                let labels = [("peer", member.info.name.as_str())];
+                page.sample(name, &labels, member.clock_offset_ms as f64 / 1e3);
+            }
+            let name = "meshkv_peer_round_trip_seconds";
+            page.family(
+                name,
+                "gauge",
+                "The last round trip to each peer, the time it took to answer included.",
+            );
+            for member in &members {
+                let labels = [("peer", member.info.name.as_str())];
+                page.sample(name, &labels, member.round_trip_ns as f64 / 1e9);
+            }
+        });
+    }
+}

@@ -1,0 +1,570 @@
+//! The frames of the peer protocol, to and from bytes; `proto-spec/peer.md` has the layouts.
+//!
+//! Numbers are little-endian. A frame is `length: u32` (of what follows), `type: u8`, and its fields.
+
+use super::operation::{Operations, Records};
+use super::read::{Defect, Reader, put_text};
+use crate::base::version::{Hlc, Incarnation};
+use crate::limits::{FRAME_BYTES_MAX, MEMBERS_MAX, PEER_WORKERS_MAX, RANGES_MAX, REMOVED_GOSSIP_MAX};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Types from here on may be skipped by who does not know them.
+const SKIPPABLE: u8 = 128;
+
+/// Why a link is refused or ended: what the other side is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// Bytes that are no frame, or a frame out of turn.
+    Protocol = 1,
+    /// Another mesh: both hold data under different lineages.
+    Lineage = 2,
+    /// The dialer's mesh gives way to ours: it starts over, empty, and joins.
+    Yield = 3,
+    /// This lifetime was removed from the mesh: start over under a new one.
+    Removed = 4,
+    /// The one that was dialed is the dialer itself.
+    Yourself = 5,
+    /// A stamp too far in the future.
+    Clock = 6,
+    /// Operations beyond the next one that is expected: resume.
+    Gap = 7,
+    /// The records do not fit into this node's memory.
+    Memory = 8,
+    /// Too many members or links.
+    Full = 9,
+    /// Going away, or starting over.
+    Leaving = 10,
+    /// A newer link of the same worker has taken over.
+    Replaced = 11,
+    /// Nothing came for too long.
+    Silent = 12,
+    /// A live node has this name already.
+    Name = 13,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 13] = {
+        use Reason::*;
+        [
+            Protocol, Lineage, Yield, Removed, Yourself, Clock, Gap, Memory, Full, Leaving, Replaced, Silent,
+            Name,
+        ]
+    };
+
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Reason::Protocol => "protocol",
+            Reason::Lineage => "lineage",
+            Reason::Yield => "yield",
+            Reason::Removed => "removed",
+            Reason::Yourself => "yourself",
+            Reason::Clock => "clock",
+            Reason::Gap => "gap",
+            Reason::Memory => "memory",
+            Reason::Full => "full",
+            Reason::Leaving => "leaving",
+            Reason::Replaced => "replaced",
+            Reason::Silent => "silent",
+            Reason::Name => "name",
+        }
+    }
+}
+
+/// What a member says about itself; others pass it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    pub incarnation: Incarnation,
+    pub name: String,
+    /// Where peers dial it.
+    pub address: SocketAddr,
+    pub http_port: u16,
+    pub workers: u16,
+}
+
+/// First frame of the dialer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The address in here is what the dialer was told to advertise; unspecified: as seen.
+    pub member: MemberInfo,
+    /// 0: none yet.
+    pub lineage: u128,
+    /// Holds no data at all.
+    pub empty: bool,
+    /// The dialer's worker whose writes this link carries.
+    pub worker: u16,
+}
+
+/// The acceptor's answer to HELLO.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    pub member: MemberInfo,
+    pub lineage: u128,
+    pub empty: bool,
+    /// The last operation of the dialer's worker that is applied here without a gap.
+    pub applied: u64,
+    /// Still loading: only what is new is wanted, the rest comes by a pull.
+    pub joining: bool,
+}
+
+/// What a member is at, as its beats say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Holds nothing, or not all.
+    #[default]
+    Joining = 0,
+    /// Holds what the others hold; wants to be waited for before it serves.
+    Prepared = 1,
+    /// Serves.
+    Ready = 2,
+    /// Has gone: its lifetime is over, and everything it accepted was handed over.
+    Left = 3,
+}
+
+impl Phase {
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Phase::Joining => "joining",
+            Phase::Prepared => "prepared",
+            Phase::Ready => "ready",
+            Phase::Left => "left",
+        }
+    }
+}
+
+/// Which of one worker's operations are held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Everything up to here, without a gap.
+    pub applied: u64,
+    /// Everything that is stamped up to this.
+    pub closed: Hlc,
+    /// Beyond a gap, ascending: behind the first up to the second.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// Which of one origin's operations are held, by worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginVector {
+    pub origin: Incarnation,
+    /// Its lifetime is over, and the sender has seen that every member holds the same of it.
+    pub is_settled: bool,
+    pub workers: Vec<Held>,
+}
+
+/// A member's regular word, from the dialer's first worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// The sender's monotonic clock; comes back in ECHO.
+    pub sent_ns: u64,
+    pub phase: Phase,
+    /// Of the sender's view: see `mesh::members`.
+    pub view_hash: u64,
+    /// Everything up to this is held by the sender, from every member of its view; zero: not known now.
+    pub stable: Hlc,
+    pub floor: Hlc,
+    /// The sender's view, the sender included, with whether it has been fenced by the sender.
+    pub members: Vec<(MemberInfo, bool)>,
+    /// Lifetimes that are over.
+    pub removed: Vec<Incarnation>,
+    pub vectors: Vec<OriginVector>,
+}
+
+/// The acceptor's answer to BEAT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Echo {
+    pub sent_ns: u64,
+    /// The acceptor's wall clock.
+    pub wall_ms: u64,
+    /// All workers of the acceptor wait for the dialer's acknowledgements.
+    pub counts_you: bool,
+    /// The acceptor's own heads, by worker, taken after it began to count the dialer.
+    pub heads: Vec<u64>,
+}
+
+/// What a pull will bring: taken before its scan begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullBegin {
+    pub id: u32,
+    pub lineage: u128,
+    pub floor: Hlc,
+    pub clear: (Hlc, Incarnation),
+    pub vectors: Vec<OriginVector>,
+}
+
+/// Any frame. Hot ones borrow.
+#[derive(Clone, Debug)]
+pub enum Frame<'b> {
+    Hello(Hello),
+    Welcome(Welcome),
+    Refuse {
+        reason: Reason,
+        detail: &'b str,
+    },
+    /// `count` operations of the dialer's worker, numbered from `first`.
+    Ops {
+        first: u64,
+        count: u32,
+        ack_now: bool,
+        bytes: &'b [u8],
+    },
+    /// The numbering goes on behind `base`; what lies before must be pulled.
+    Restart {
+        base: u64,
+    },
+    /// Everything up to `seq` has been sent, and what comes later has greater stamps than `closed`.
+    Mark {
+        seq: u64,
+        closed: Hlc,
+    },
+    /// Applied without a gap up to `applied`; behind a restart also `base` (exclusive) to `upto`.
+    Ack {
+        applied: u64,
+        base: u64,
+        upto: u64,
+    },
+    Beat(Beat),
+    Echo(Echo),
+    /// Send every record with a stamp greater than `above`.
+    Pull {
+        id: u32,
+        above: Hlc,
+    },
+    PullBegin(PullBegin),
+    Records {
+        id: u32,
+        writers: &'b [u8],
+        bytes: &'b [u8],
+    },
+    PullEnd {
+        id: u32,
+    },
+    /// The dialer has found its mesh since its HELLO.
+    Lineage(u128),
+    /// Of a type that may be skipped.
+    Unknown(u8),
+}
+
+impl<'b> Frame<'b> {
+    /// The operations of an `Ops` frame.
+    #[must_use]
+    pub const fn operations(bytes: &'b [u8], count: u32) -> Operations<'b> {
+        Operations::new(bytes, count)
+    }
+
+    /// The records of a `Records` frame.
+    #[must_use]
+    pub const fn records(writers: &'b [u8], bytes: &'b [u8]) -> Records<'b> {
+        Records::new(writers, bytes)
+    }
+
+    /// Takes the first frame of `input`: it and its length in bytes; `None` while it is incomplete.
+    ///
+    /// # Errors
+    /// [`Defect`]: the peer's fault. Nothing behind it can be understood.
+    pub fn decode(input: &'b [u8]) -> Result<Option<(Frame<'b>, usize)>, Defect> {
+        let Some((head, rest)) = input.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*head);
+        if length == 0 || length as usize > FRAME_BYTES_MAX {
+            return Err(Defect::Length(length));
+        }
+        let Some(body) = rest.get(..length as usize) else { return Ok(None) };
+        Ok(Some((Frame::body(body)?, 4 + length as usize)))
+    }
+
+    fn body(body: &'b [u8]) -> Result<Frame<'b>, Defect> {
+        let mut r = Reader(body);
+        let frame = match r.u8()? {
+            1 => Frame::Hello(Hello {
+                member: member(&mut r)?,
+                lineage: r.u128()?,
+                empty: flag(&mut r)?,
+                worker: r.u16()?,
+            }),
+            2 => Frame::Welcome(Welcome {
+                member: member(&mut r)?,
+                lineage: r.u128()?,
+                empty: flag(&mut r)?,
+                applied: r.u64()?,
+                joining: flag(&mut r)?,
+            }),
+            3 => {
+                let number = r.u8()?;
+                let reason = Reason::ALL.into_iter().find(|reason| *reason as u8 == number);
+                Frame::Refuse { reason: reason.ok_or(Defect::Value("reason"))?, detail: r.text("detail")? }
+            }
+            4 => {
+                let (first, count, ack_now) = (r.u64()?, r.u32()?, flag(&mut r)?);
+                // An operation has 13 bytes at least.
+                if first == 0 || count == 0 || count as usize > FRAME_BYTES_MAX / 13 {
+                    return Err(Defect::Value("first or count"));
+                }
+                first.checked_add(u64::from(count)).ok_or(Defect::Value("first"))?;
+                let bytes = r.bytes(r.0.len())?;
+                Frame::Ops { first, count, ack_now, bytes }
+            }
+            5 => Frame::Restart { base: r.u64()? },
+            6 => Frame::Mark { seq: r.u64()?, closed: Hlc(r.u64()?) },
+            7 => Frame::Ack { applied: r.u64()?, base: r.u64()?, upto: r.u64()? },
+            8 => Frame::Beat(beat(&mut r)?),
+            9 => {
+                let (sent_ns, wall_ms, counts_you) = (r.u64()?, r.u64()?, flag(&mut r)?);
+                let count = bounded(r.u16()?, PEER_WORKERS_MAX, "workers")?;
+                let heads = (0..count).map(|_| r.u64()).collect::<Result<_, _>>()?;
+                Frame::Echo(Echo { sent_ns, wall_ms, counts_you, heads })
+            }
+            10 => Frame::Pull { id: r.u32()?, above: Hlc(r.u64()?) },
+            11 => Frame::PullBegin(PullBegin {
+                id: r.u32()?,
+                lineage: r.u128()?,
+                floor: Hlc(r.u64()?),
+                clear: (Hlc(r.u64()?), Incarnation(r.u128()?)),
+                vectors: vectors(&mut r)?,
+            }),
+            12 => {
+                let (id, writers) = (r.u32()?, usize::from(r.u8()?));
+                let writers = r.bytes(writers * 16)?;
+                Frame::Records { id, writers, bytes: r.bytes(r.0.len())? }
+            }
+            13 => Frame::PullEnd { id: r.u32()? },
+            14 => Frame::Lineage(r.u128()?),
+            unknown if unknown >= SKIPPABLE => return Ok(Frame::Unknown(unknown)),
+            unknown => return Err(Defect::Type(unknown)),
+        };
+        r.end()?;
+        Ok(frame)
+    }
+
+    /// Appends the frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 5]);
+        let put64 = |out: &mut Vec<u8>, n: u64| out.extend_from_slice(&n.to_le_bytes());
+        let number = match self {
+            Frame::Hello(hello) => {
+                put_member(&hello.member, out);
+                out.extend_from_slice(&hello.lineage.to_le_bytes());
+                out.push(u8::from(hello.empty));
+                out.extend_from_slice(&hello.worker.to_le_bytes());
+                1
+            }
+            Frame::Welcome(welcome) => {
+                put_member(&welcome.member, out);
+                out.extend_from_slice(&welcome.lineage.to_le_bytes());
+                out.push(u8::from(welcome.empty));
+                put64(out, welcome.applied);
+                out.push(u8::from(welcome.joining));
+                2
+            }
+            Frame::Refuse { reason, detail } => {
+                out.push(*reason as u8);
+                put_text(detail, out);
+                3
+            }
+            Frame::Ops { first, count, ack_now, bytes } => {
+                put64(out, *first);
+                out.extend_from_slice(&count.to_le_bytes());
+                out.push(u8::from(*ack_now));
+                out.extend_from_slice(bytes);
+                4
+            }
+            Frame::Restart { base } => {
+                put64(out, *base);
+                5
+            }
+            Frame::Mark { seq, closed } => {
+                put64(out, *seq);
+                put64(out, closed.0);
+                6
+            }
+            Frame::Ack { applied, base, upto } => {
+                for n in [*applied, *base, *upto] {
+                    put64(out, n);
+                }
+                7
+            }
+            Frame::Beat(beat) => {
+                put_beat(beat, out);
+                8
+            }
+            Frame::Echo(echo) => {
+                put64(out, echo.sent_ns);
+                put64(out, echo.wall_ms);
+                out.push(u8::from(echo.counts_you));
+                out.extend_from_slice(&(echo.heads.len() as u16).to_le_bytes());
+                for head in &echo.heads {
+                    put64(out, *head);
+                }
+                9
+            }
+            Frame::Pull { id, above } => {
+                out.extend_from_slice(&id.to_le_bytes());
+                put64(out, above.0);
+                10
+            }
+            Frame::PullBegin(begin) => {
+                out.extend_from_slice(&begin.id.to_le_bytes());
+                out.extend_from_slice(&begin.lineage.to_le_bytes());
+                put64(out, begin.floor.0);
+                put64(out, begin.clear.0.0);
+                out.extend_from_slice(&begin.clear.1.0.to_le_bytes());
+                put_vectors(&begin.vectors, out);
+                11
+            }
+            Frame::Records { id, writers, bytes } => {
+                out.extend_from_slice(&id.to_le_bytes());
+                out.push((writers.len() / 16) as u8);
+                out.extend_from_slice(writers);
+                out.extend_from_slice(bytes);
+                12
+            }
+            Frame::PullEnd { id } => {
+                out.extend_from_slice(&id.to_le_bytes());
+                13
+            }
+            Frame::Lineage(lineage) => {
+                out.extend_from_slice(&lineage.to_le_bytes());
+                14
+            }
+            Frame::Unknown(number) => *number,
+        };
+        let length = (out.len() - start - 4) as u32;
+        debug_assert!(length as usize <= FRAME_BYTES_MAX);
+        out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        out[start + 4] = number;
+    }
+}
+
+fn flag(r: &mut Reader<'_>) -> Result<bool, Defect> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Defect::Value("flag")),
+    }
+}
+
+fn bounded(count: u16, most: usize, field: &'static str) -> Result<usize, Defect> {
+    let count = usize::from(count);
+    if count <= most { Ok(count) } else { Err(Defect::Value(field)) }
+}
+
+fn member(r: &mut Reader<'_>) -> Result<MemberInfo, Defect> {
+    let incarnation = Incarnation(r.u128()?);
+    let ip = match r.u8()? {
+        4 => IpAddr::V4(Ipv4Addr::from_bits(r.u32()?)),
+        6 => IpAddr::V6(Ipv6Addr::from_bits(r.u128()?)),
+        _ => return Err(Defect::Value("address")),
+    };
+    let address = SocketAddr::new(ip, r.u16()?);
+    let (http_port, workers) = (r.u16()?, r.u16()?);
+    let name = r.text("name")?.to_owned();
+    if incarnation.0 == 0 {
+        return Err(Defect::Value("incarnation"));
+    }
+    if workers == 0 || usize::from(workers) > PEER_WORKERS_MAX {
+        return Err(Defect::Value("workers"));
+    }
+    Ok(MemberInfo { incarnation, name, address, http_port, workers })
+}
+
+fn put_member(member: &MemberInfo, out: &mut Vec<u8>) {
+    out.extend_from_slice(&member.incarnation.0.to_le_bytes());
+    match member.address.ip() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend_from_slice(&ip.to_bits().to_le_bytes());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend_from_slice(&ip.to_bits().to_le_bytes());
+        }
+    }
+    for number in [member.address.port(), member.http_port, member.workers] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    put_text(&member.name, out);
+}
+
+fn vectors(r: &mut Reader<'_>) -> Result<Vec<OriginVector>, Defect> {
+    let count = bounded(r.u16()?, MEMBERS_MAX + REMOVED_GOSSIP_MAX, "vectors")?;
+    let mut vectors = Vec::new();
+    for _ in 0..count {
+        let origin = Incarnation(r.u128()?);
+        let is_settled = flag(r)?;
+        let workers = bounded(r.u16()?, PEER_WORKERS_MAX, "workers")?;
+        let workers = (0..workers).map(|_| held(r)).collect::<Result<_, _>>()?;
+        vectors.push(OriginVector { origin, is_settled, workers });
+    }
+    Ok(vectors)
+}
+
+fn held(r: &mut Reader<'_>) -> Result<Held, Defect> {
+    let (applied, closed) = (r.u64()?, Hlc(r.u64()?));
+    let count = bounded(r.u16()?, RANGES_MAX, "ranges")?;
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for _ in 0..count {
+        let (base, upto) = (r.u64()?, r.u64()?);
+        let before = ranges.last().map_or(applied, |(_, upto)| *upto);
+        if base <= before || upto <= base {
+            return Err(Defect::Value("ranges"));
+        }
+        ranges.push((base, upto));
+    }
+    Ok(Held { applied, closed, ranges })
+}
+
+fn put_vectors(vectors: &[OriginVector], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(vectors.len() as u16).to_le_bytes());
+    for vector in vectors {
+        out.extend_from_slice(&vector.origin.0.to_le_bytes());
+        out.push(u8::from(vector.is_settled));
+        out.extend_from_slice(&(vector.workers.len() as u16).to_le_bytes());
+        for held in &vector.workers {
+            out.extend_from_slice(&held.applied.to_le_bytes());
+            out.extend_from_slice(&held.closed.0.to_le_bytes());
+            out.extend_from_slice(&(held.ranges.len() as u16).to_le_bytes());
+            for (base, upto) in &held.ranges {
+                out.extend_from_slice(&base.to_le_bytes());
+                out.extend_from_slice(&upto.to_le_bytes());
+            }
+        }
+    }
+}
+
+fn beat(r: &mut Reader<'_>) -> Result<Beat, Defect> {
+    let sent_ns = r.u64()?;
+    let phase = match r.u8()? {
+        0 => Phase::Joining,
+        1 => Phase::Prepared,
+        2 => Phase::Ready,
+        3 => Phase::Left,
+        _ => return Err(Defect::Value("phase")),
+    };
+    let (view_hash, stable, floor) = (r.u64()?, Hlc(r.u64()?), Hlc(r.u64()?));
+    let count = bounded(r.u16()?, MEMBERS_MAX, "members")?;
+    let members = (0..count).map(|_| Ok((member(r)?, flag(r)?))).collect::<Result<Vec<_>, Defect>>()?;
+    let count = bounded(r.u16()?, REMOVED_GOSSIP_MAX, "removed")?;
+    let removed = (0..count).map(|_| r.u128().map(Incarnation)).collect::<Result<_, _>>()?;
+    Ok(Beat { sent_ns, phase, view_hash, stable, floor, members, removed, vectors: vectors(r)? })
+}
+
+fn put_beat(beat: &Beat, out: &mut Vec<u8>) {
+    out.extend_from_slice(&beat.sent_ns.to_le_bytes());
+    out.push(beat.phase as u8);
+    for number in [beat.view_hash, beat.stable.0, beat.floor.0] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&(beat.members.len() as u16).to_le_bytes());
+    for (member, fenced) in &beat.members {
+        put_member(member, out);
+        out.push(u8::from(*fenced));
+    }
+    out.extend_from_slice(&(beat.removed.len() as u16).to_le_bytes());
+    for removed in &beat.removed {
+        out.extend_from_slice(&removed.0.to_le_bytes());
+    }
+    put_vectors(&beat.vectors, out);
+}

@@ -1,0 +1,10 @@
+//! The peer protocol: its frames as bytes ([`frame`], [`operation`]) and the link that carries them
+//! ([`link`]). Specified in `proto-spec/peer.md`; this is one implementation of that page.
+
+pub mod frame;
+pub mod link;
+pub mod operation;
+pub(crate) mod read;
+
+pub use frame::Frame;
+pub use read::Defect;

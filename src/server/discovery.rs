@@ -1,0 +1,102 @@
+//! Finding the mesh: asks the URLs that the node was told for their members, at first often, then for ever at
+//! a slow pace. A thread of its own, because names are resolved and connections made in the ordinary, blocking
+//! way. What it finds are addresses to try; who is a member is decided on the peer links.
+
+use super::Control;
+use crate::mesh::Mesh;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Between two rounds while the node looks for its mesh, and after.
+const SOON: Duration = Duration::from_millis(250);
+const LATER: Duration = Duration::from_secs(5);
+/// An answer that is longer is not one of a node.
+const ANSWER_BYTES_MAX: u64 = 256 * 1024;
+
+/// Asks until the node stops.
+pub(super) fn run(urls: &[String], mesh: &Arc<Mesh>, control: &Control) {
+    while !control.stopping.load(Ordering::Acquire) {
+        for url in urls.iter().cloned().chain(mesh.take_hints()) {
+            match ask(&url) {
+                Ok(addresses) => mesh.discovered(&addresses),
+                Err(error) => tracing::debug!("mesh   {url} did not answer: {error}"),
+            }
+        }
+        let settled = mesh.is_ready() && mesh.view().size > 1;
+        let until = Instant::now() + if settled { LATER } else { SOON };
+        while Instant::now() < until && !control.stopping.load(Ordering::Acquire) && !mesh.has_hints() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// The peer addresses of the members that the node behind this URL knows, itself included.
+fn ask(url: &str) -> std::io::Result<Vec<SocketAddr>> {
+    let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let has_port = address.rsplit_once(':').is_some_and(|(host, port)| {
+        !port.is_empty()
+            && port.bytes().all(|b| b.is_ascii_digit())
+            && (!host.contains(':') || host.ends_with(']'))
+    });
+    let target = if has_port { address.to_owned() } else { format!("{address}:80") };
+    let mut last = invalid("the name has no address");
+    for candidate in target.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&candidate, TIMEOUT) {
+            Ok(stream) => return exchange(stream, address),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn exchange(mut stream: TcpStream, host: &str) -> std::io::Result<Vec<SocketAddr>> {
+    let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET /ping HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    let split = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let body = &answer[split.ok_or_else(|| invalid("not an HTTP answer"))? + 4..];
+    let body: serde_json::Value =
+        serde_json::from_slice(body).map_err(|_| invalid("the answer is not JSON"))?;
+    let nodes = body["nodes"].as_array().ok_or_else(|| invalid("the answer is not a node's"))?;
+    let peers = nodes.iter().filter(|node| node["isDown"] != true).filter_map(|node| node["peer"].as_str());
+    Ok(peers.filter_map(|peer| peer.parse().ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn addresses_come_from_a_nodes_answer_and_nothing_else_does_harm() {
+        for (answer, expected) in [
+            (
+                "HTTP/1.1 200 OK\r\n\r\n{\"nodes\":[{\"peer\":\"10.0.0.1:7373\"},{\"peer\":\"x\"},{\"peer\":\"1.2.3.4:5\",\"isDown\":true}]}",
+                Some(1),
+            ),
+            ("HTTP/1.1 200 OK\r\n\r\n{\"nodes\":7}", None),
+            ("HTTP/1.1 503 No\r\n\r\nnothing", None),
+            ("garbage", None),
+            ("", None),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let url = format!("http://{}", listener.local_addr().expect("an address"));
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut request = [0; 256];
+                let _ = stream.read(&mut request);
+                let _ = stream.write_all(answer.as_bytes());
+            });
+            assert_eq!(ask(&url).ok().map(|found| found.len()), expected, "{answer}");
+            server.join().expect("the server");
+        }
+    }
+}

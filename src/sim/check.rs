@@ -1,0 +1,549 @@
+//! The checker: it knows every write that any node accepted, and says what may be read where, and when.
+//!
+//! The names of the rules are those of `ARCHITECTURE.md`: D1–D10 hold at every moment, Q1–Q5 after the
+//! faults are over and the mesh has had time to heal.
+
+use super::world::Process;
+use crate::base::version::{Hlc, Incarnation};
+use crate::mesh::view::Health;
+use crate::node::{Node, State};
+use crate::peer::frame::Phase;
+use crate::store::{Flow, MemoryStore, Storage};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// A stamp: what decides between two writes of one key.
+type Stamp = (Hlc, Incarnation);
+
+const NEVER: Stamp = (Hlc::ZERO, Incarnation(0));
+
+/// A rule that did not hold.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub rule: &'static str,
+    pub text: String,
+    pub seed: u64,
+    pub trace: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}: {}: {}", self.seed, self.rule, self.text)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+fn violation(rule: &'static str, text: String) -> Box<Violation> {
+    Box::new(Violation { rule, text, seed: 0, trace: String::new() })
+}
+
+/// A write that a node accepted.
+#[derive(Clone, Debug)]
+pub(super) struct Write {
+    /// `None`: a clear.
+    pub(super) key: Option<String>,
+    /// `None`: a removal.
+    pub(super) value: Option<String>,
+    pub(super) is_acked: bool,
+    pub(super) level: String,
+    pub(super) stamp: Stamp,
+    pub(super) expires_at_ms: u64,
+    /// Of the view when it was accepted.
+    pub(super) size: usize,
+    /// Lifetimes that are known to have held it.
+    pub(super) holders: BTreeSet<Incarnation>,
+}
+
+impl Default for Write {
+    fn default() -> Write {
+        Write {
+            key: None,
+            value: None,
+            is_acked: false,
+            level: String::new(),
+            stamp: NEVER,
+            expires_at_ms: 0,
+            size: 0,
+            holders: BTreeSet::new(),
+        }
+    }
+}
+
+/// What a node holds of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    stamp: Stamp,
+    /// `None`: a tombstone.
+    value: Option<String>,
+    expires_at_ms: u64,
+}
+
+/// Everything that a node holds.
+#[derive(Clone, Debug)]
+struct Dump {
+    records: BTreeMap<String, Held>,
+    clear: Stamp,
+}
+
+impl Dump {
+    fn of(node: &Node<MemoryStore>) -> Dump {
+        let store = &node.store;
+        let mut records = BTreeMap::new();
+        let mut cursor = Some(store.cursor_start());
+        while let Some(at) = cursor {
+            cursor = store.scan(at, Hlc::ZERO, 1024, &mut |record, buried| {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let writer = store.incarnation(record.version.writer).unwrap_or(Incarnation(0));
+                let held = Held {
+                    stamp: (record.version.hlc, writer),
+                    value: (!buried).then(|| text(record.value)),
+                    expires_at_ms: record.expires_at_ms,
+                };
+                records.insert(text(record.key), held);
+                Flow::Continue
+            });
+        }
+        let clear = store.clear_version();
+        let writer = store.incarnation(clear.writer).unwrap_or(Incarnation(0));
+        Dump { records, clear: (clear.hlc, writer) }
+    }
+
+    /// The greatest stamp that is known here for the key.
+    fn stamp(&self, key: Option<&str>) -> Stamp {
+        let record = key.and_then(|key| self.records.get(key)).map_or(NEVER, |held| held.stamp);
+        record.max(self.clear)
+    }
+
+    fn visible(&self, now_ms: u64) -> BTreeMap<&String, (&String, Stamp)> {
+        let visible = |held: &Held| held.expires_at_ms == 0 || held.expires_at_ms > now_ms;
+        let records = self.records.iter().filter(|(_, held)| visible(held));
+        records.filter_map(|(key, held)| Some((key, (held.value.as_ref()?, held.stamp)))).collect()
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Checker {
+    writes: Vec<Write>,
+    /// Whose value it is: values are never used twice.
+    keys: BTreeMap<String, String>,
+    served: BTreeMap<(Incarnation, String), Stamp>,
+    stamped: BTreeMap<Incarnation, Hlc>,
+    floors: BTreeMap<Incarnation, Hlc>,
+    /// What ready nodes held when a process started, until it is ready or something got in the way.
+    joins: BTreeMap<usize, BTreeMap<(u128, String), Stamp>>,
+    healed: BTreeMap<Incarnation, Dump>,
+}
+
+fn me(process: &Process) -> Incarnation {
+    process.node.view().me
+}
+
+fn lineage(process: &Process) -> u128 {
+    process.node.mesh.with_members(crate::mesh::members::Members::lineage)
+}
+
+impl Checker {
+    pub(super) fn acked(&self) -> u64 {
+        self.writes.iter().filter(|write| write.is_acked).count() as u64
+    }
+
+    pub(super) fn started(&mut self, process: &Process, others: &BTreeMap<usize, Process>, is_cut: bool) {
+        let mut held: BTreeMap<(u128, String), Stamp> = BTreeMap::new();
+        let ready = || others.values().filter(|other| other.node.state() == State::Ready);
+        // Members that some other does not see as alive count as unreachable.
+        let seen_by_all = |other: &&Process| {
+            ready().all(|by| {
+                let mut peers = by.node.view().peers.clone().into_iter();
+                me(by) == me(other) || peers.any(|p| p.incarnation == me(other) && p.health == Health::Alive)
+            })
+        };
+        for other in ready().filter(seen_by_all) {
+            let lineage = lineage(other);
+            for (key, record) in Dump::of(&other.node).records {
+                let known = held.entry((lineage, key)).or_insert(NEVER);
+                *known = (*known).max(record.stamp);
+            }
+        }
+        if !is_cut {
+            self.joins.insert(process.serial, held);
+        }
+    }
+
+    /// Something got in the way of those who join: who goes, sleeps or is cut off may have what they lack.
+    pub(super) fn disturbed(&mut self) {
+        self.joins.clear();
+    }
+
+    /// A process has left within its time: everything it accepted must be with all who were there.
+    pub(super) fn left_in_peace(
+        &mut self,
+        process: &Process,
+        processes: &BTreeMap<usize, Process>,
+    ) -> Result<(), Box<Violation>> {
+        let view = process.node.view();
+        let there = |other: &&Process| {
+            let lifetime = me(other);
+            view.peers.iter().any(|peer| peer.incarnation == lifetime && peer.health == Health::Alive)
+        };
+        for other in processes.values().filter(there) {
+            let dump = Dump::of(&other.node);
+            for number in 0..self.writes.len() {
+                let write = &self.writes[number];
+                let (Some(key), true) = (write.key.clone(), write.stamp.1 == view.me) else { continue };
+                let holds = dump.stamp(Some(&key)) >= write.stamp;
+                if write.value.is_some() && !holds && !self.removed_later(&key, write.stamp) {
+                    let text = format!("{write:?} was not handed over to {}", other.node.view().name);
+                    return Err(violation("LEAVE", text));
+                }
+                if holds {
+                    self.writes[number].holders.insert(me(other));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A write was accepted. Returns its number.
+    pub(super) fn wrote(
+        &mut self,
+        process: &Process,
+        mut write: Write,
+        clock_before: Hlc,
+        now_ms: u64,
+    ) -> Result<usize, Box<Violation>> {
+        let dump = Dump::of(&process.node);
+        let lifetime = me(process);
+        write.stamp = dump.stamp(write.key.as_deref());
+        write.expires_at_ms =
+            write.key.as_ref().and_then(|key| dump.records.get(key)).map_or(0, |held| held.expires_at_ms);
+        let expired = write.expires_at_ms != 0 && write.expires_at_ms <= now_ms;
+        if write.stamp.1 != lifetime && !expired {
+            let text = format!("{write:?} was accepted by {lifetime:?}, which does not hold it");
+            return Err(violation("D1", text));
+        }
+        let last = self.stamped.entry(lifetime).or_default();
+        if write.stamp.0 <= *last || write.stamp.0 <= clock_before {
+            let text = format!("{:?} after {last:?} and {clock_before:?} by {lifetime:?}", write.stamp);
+            return Err(violation("D4", text));
+        }
+        *last = write.stamp.0;
+        if let (Some(key), Some(value)) = (&write.key, &write.value) {
+            self.keys.insert(value.clone(), key.clone());
+        }
+        if let Some(key) = &write.key {
+            self.served.insert((lifetime, key.clone()), write.stamp);
+        }
+        write.holders.insert(lifetime);
+        write.size = process.node.view().size;
+        self.writes.push(write);
+        Ok(self.writes.len() - 1)
+    }
+
+    /// A write was answered with success.
+    pub(super) fn acked_now(
+        &mut self,
+        number: usize,
+        processes: &BTreeMap<usize, Process>,
+        (at, worker): (usize, usize),
+    ) -> Result<(), Box<Violation>> {
+        let write = &mut self.writes[number];
+        write.is_acked = true;
+        let Some(process) = processes.get(&at) else { return Ok(()) };
+        // The view that the worker decided by.
+        let view = process.engines[worker].mesh.view();
+        if view.me != write.stamp.1 {
+            // It has begun a new lifetime since.
+            return Ok(());
+        }
+        let mut holders = 0;
+        // Who has been removed since may have held it, too.
+        let mut unknown = write.size.saturating_sub(view.size);
+        for peer in &view.peers {
+            let alive = processes.values().find(|p| me(p) == peer.incarnation);
+            let Some(alive) = alive else {
+                // It may have had it.
+                unknown += 1;
+                continue;
+            };
+            if Dump::of(&alive.node).stamp(write.key.as_deref()) >= write.stamp {
+                holders += 1;
+                write.holders.insert(peer.incarnation);
+            } else if peer.counted && (write.level.is_empty() || write.level == "all") {
+                let text = format!("{write:?} was acknowledged at all, but {} lacks it", peer.name);
+                return Err(violation("D10", text));
+            }
+        }
+        let needed = match write.level.as_str() {
+            "quorum" => view.size / 2 + 1,
+            "2" => 2,
+            _ => 1,
+        };
+        if 1 + holders + unknown < needed {
+            let text = format!("{write:?} has {} holders of {needed}, {view:?}", 1 + holders);
+            return Err(violation("D10", text));
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(
+        &mut self,
+        process: &Process,
+        key: &str,
+        status: u16,
+        answer: &[u8],
+    ) -> Result<(), Box<Violation>> {
+        if status != 200 {
+            return Ok(());
+        }
+        let answer = String::from_utf8_lossy(answer);
+        let value = answer.rsplit("\r\n\r\n").next().unwrap_or_default().trim_matches('"').to_owned();
+        if self.keys.get(&value).map(String::as_str) != Some(key) {
+            return Err(violation("D1", format!("{value} was read for {key}, but never written for it")));
+        }
+        let lifetime = me(process);
+        let stamp = Dump::of(&process.node).stamp(Some(key));
+        let served = self.served.entry((lifetime, key.to_owned())).or_insert(NEVER);
+        if stamp < *served {
+            let text = format!("{key} at {lifetime:?} went back from {served:?} to {stamp:?}");
+            return Err(violation("D2", text));
+        }
+        *served = stamp;
+        Ok(())
+    }
+
+    pub(super) fn during(
+        &mut self,
+        processes: &BTreeMap<usize, Process>,
+        is_cut: bool,
+    ) -> Result<(), Box<Violation>> {
+        let heads: BTreeMap<Incarnation, Vec<u64>> = processes
+            .values()
+            .filter(|p| p.node.mesh.is_ready())
+            .map(|p| (me(p), p.node.mesh.heads()))
+            .collect();
+        if is_cut {
+            self.joins.clear();
+        }
+        for process in processes.values() {
+            let mesh = &process.node.mesh;
+            for vector in mesh.progress().vectors() {
+                let Some(heads) = heads.get(&vector.origin) else { continue };
+                if vector.workers.iter().zip(heads).any(|(held, head)| {
+                    held.applied > *head || held.ranges.last().is_some_and(|(_, upto)| upto > head)
+                }) {
+                    let text =
+                        format!("{:?} of {:?} applied, heads {heads:?}", vector.workers, vector.origin);
+                    return Err(violation("D3", text));
+                }
+            }
+            let (lifetime, floor) = mesh.with_members(|members| (members.me().incarnation, members.floor()));
+            let known = self.floors.entry(lifetime).or_default();
+            if floor < *known {
+                return Err(violation(
+                    "D5",
+                    format!("the floor of {lifetime:?} fell from {known:?} to {floor:?}"),
+                ));
+            }
+            *known = floor;
+            let view = process.node.view();
+            let mut names: Vec<&str> = view.peers.iter().map(|peer| peer.name.as_str()).collect();
+            names.push(&view.name);
+            names.sort_unstable();
+            if names.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(violation("D6", format!("{names:?} in one view")));
+            }
+            if process.log_bytes_exceeded() {
+                return Err(violation("D8", format!("the log of {lifetime:?} is over its bound")));
+            }
+            if process.node.state() == State::Ready
+                && let Some(joined) = self.joins.remove(&process.serial)
+            {
+                self.has_all(process, &joined)?;
+            }
+        }
+        self.nothing_missing_below_floors(processes)
+    }
+
+    /// D7: a node that has become ready holds what ready nodes held when it started.
+    fn has_all(
+        &self,
+        process: &Process,
+        joined: &BTreeMap<(u128, String), Stamp>,
+    ) -> Result<(), Box<Violation>> {
+        let dump = Dump::of(&process.node);
+        let own = lineage(process);
+        for ((_, key), stamp) in joined.iter().filter(|((lineage, _), _)| *lineage == own) {
+            let removed = |write: &Write| {
+                write.value.is_none() && write.stamp >= *stamp && write.key.as_ref().is_none_or(|k| k == key)
+            };
+            if dump.stamp(Some(key)) < *stamp && !self.writes.iter().any(removed) {
+                let text = format!("process {} is ready without {key} at {stamp:?}", process.serial);
+                return Err(violation("D7", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// D5, seen from the records: what is visible here below the floor is visible with every ready member.
+    fn nothing_missing_below_floors(
+        &self,
+        processes: &BTreeMap<usize, Process>,
+    ) -> Result<(), Box<Violation>> {
+        let ready: Vec<(&Process, Dump)> = processes
+            .values()
+            .filter(|process| process.node.view().phase == Phase::Ready)
+            .map(|process| (process, Dump::of(&process.node)))
+            .collect();
+        for (process, dump) in &ready {
+            let view = process.node.view();
+            let floor = process.node.mesh.with_members(crate::mesh::members::Members::floor);
+            for (other, others) in &ready {
+                let theirs = other.node.view();
+                let mutual = view.peers.iter().any(|peer| peer.incarnation == theirs.me)
+                    && theirs.peers.iter().any(|peer| peer.incarnation == view.me);
+                if !mutual || lineage(process) != lineage(other) {
+                    continue;
+                }
+                for (key, held) in dump.records.iter().filter(|(_, held)| held.stamp.0 <= floor) {
+                    let lasting = held.value.is_some() && held.expires_at_ms == 0;
+                    if lasting && others.stamp(Some(key)) < held.stamp {
+                        let text = format!(
+                            "{key} at {:?} is below the floor {floor:?} of {} and missing with {}",
+                            held.stamp, view.name, theirs.name
+                        );
+                        return Err(violation("D5", text));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn healed(&mut self, processes: &BTreeMap<usize, Process>) {
+        for process in processes.values().filter(|process| process.node.state() == State::Ready) {
+            self.healed.insert(me(process), Dump::of(&process.node));
+        }
+    }
+
+    pub(super) fn at_the_end(
+        &self,
+        processes: &BTreeMap<usize, Process>,
+        now_ms: u64,
+        is_long: bool,
+    ) -> Result<bool, Box<Violation>> {
+        let lineages: BTreeSet<u128> = processes.values().map(lineage).collect();
+        if lineages.len() > 1 {
+            // Nodes that began apart and have data of their own: that is for the operator.
+            return Ok(false);
+        }
+        let alive: BTreeSet<Incarnation> = processes.values().map(me).collect();
+        let mut hashes = BTreeSet::new();
+        for process in processes.values() {
+            let view = process.node.view();
+            if process.node.state() != State::Ready {
+                let text = format!("{} is {:?} after healing", view.name, view.phase);
+                return Err(violation("Q1", text));
+            }
+            hashes.insert(process.node.mesh.with_members(crate::mesh::members::Members::view_hash));
+            for peer in &view.peers {
+                if alive.contains(&peer.incarnation) && peer.health != Health::Alive {
+                    let text = format!("{} sees {} as {:?}", view.name, peer.name, peer.health);
+                    return Err(violation("Q1", text));
+                }
+            }
+            for other in &alive {
+                if *other != view.me && !view.peers.iter().any(|peer| peer.incarnation == *other) {
+                    return Err(violation("Q1", format!("{} does not know {other:?}", view.name)));
+                }
+            }
+        }
+        if hashes.len() > 1 {
+            return Err(violation("Q1", format!("{} different views", hashes.len())));
+        }
+        let dumps: Vec<(Incarnation, Dump)> =
+            processes.values().map(|process| (me(process), Dump::of(&process.node))).collect();
+        let Some((first_of, first)) = dumps.first() else { return Ok(true) };
+        for (other_of, other) in &dumps {
+            // Below the floor a writer's index may have been given to another since.
+            let same = |dump: &Dump| -> Vec<(String, String, Hlc)> {
+                let visible = dump.visible(now_ms).into_iter();
+                visible.map(|(key, (value, stamp))| (key.clone(), value.clone(), stamp.0)).collect()
+            };
+            let (a, b) = (same(first), same(other));
+            if a != b {
+                let (ours, theirs) = (first.clear, other.clear);
+                let text = format!(
+                    "{first_of:?} holds {a:?} and cleared {ours:?}, {other_of:?} holds {b:?} and cleared {theirs:?}"
+                );
+                return Err(violation("Q2", text));
+            }
+        }
+        for (lifetime, dump) in self.healed.iter().filter(|(lifetime, _)| alive.contains(lifetime)) {
+            for (key, held) in &dump.records {
+                let lasting =
+                    held.value.is_some() && (held.expires_at_ms == 0 || held.expires_at_ms > now_ms);
+                if lasting && first.stamp(Some(key)) < held.stamp && !self.removed_later(key, held.stamp) {
+                    let text = format!("{key} at {:?}, which {lifetime:?} held, is lost", held.stamp);
+                    return Err(violation("Q3", text));
+                }
+            }
+        }
+        let visible = first.visible(now_ms);
+        for write in self.writes.iter().filter(|write| !write.holders.is_disjoint(&alive)) {
+            let lasting = write.expires_at_ms == 0 || write.expires_at_ms > now_ms;
+            if let (Some(key), Some(_), true) = (&write.key, &write.value, lasting)
+                && first.stamp(Some(key)) < write.stamp
+                && !self.removed_later(key, write.stamp)
+            {
+                return Err(violation("Q4", format!("{write:?} is lost")));
+            }
+            if write.value.is_none() {
+                let undone = visible.iter().find(|(key, (_, stamp))| {
+                    *stamp < write.stamp && write.key.as_ref().is_none_or(|removed| removed == **key)
+                });
+                if let Some((key, (value, stamp))) = undone {
+                    let text = format!("{key} = {value} at {stamp:?} is back after {write:?}");
+                    return Err(violation("Q3", text));
+                }
+            }
+        }
+        let all_here = processes
+            .values()
+            .all(|process| process.node.view().peers.iter().all(|peer| alive.contains(&peer.incarnation)));
+        if is_long && all_here {
+            for process in processes.values() {
+                let tombstones = process.node.store.usage(now_ms).tombstones;
+                if tombstones > 0 {
+                    let name = &process.node.view().name;
+                    let floor = process.node.mesh.with_members(crate::mesh::members::Members::floor);
+                    let text = process.node.mesh.with_members(|members| {
+                        let reports: Vec<String> = members
+                            .others()
+                            .map(|member| {
+                                let report = member.report.as_ref();
+                                let stable = report.map_or(Hlc::ZERO, |report| report.stable);
+                                let same = report.is_some_and(|r| r.view_hash == members.view_hash());
+                                format!("{}: stable {stable:?}, same view {same}", member.info.name)
+                            })
+                            .collect();
+                        let stable = members.stable();
+                        format!("{tombstones} tombstones left with {name}, floor {floor:?}, stable {stable:?}, {reports:?}")
+                    });
+                    return Err(violation("Q5", text));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// A later write removed it, or has expired since.
+    fn removed_later(&self, key: &str, stamp: Stamp) -> bool {
+        self.writes.iter().any(|write| {
+            (write.value.is_none() || write.expires_at_ms != 0)
+                && write.stamp > stamp
+                && write.key.as_ref().is_none_or(|removed| removed == key)
+        })
+    }
+}

@@ -1,0 +1,660 @@
+//! A run: processes, time, clients and faults.
+
+use super::Faults;
+use super::check::{Checker, Violation};
+use super::network::{Conn, Cuts, End, Pipe};
+use crate::base::clock::Now;
+use crate::base::random::Random;
+use crate::base::version::Incarnation;
+use crate::config::AckLevel;
+use crate::mesh::worker::Effect;
+use crate::mesh::{MeshConfig, Mutation};
+use crate::node::acks::Held;
+use crate::node::engine::Engine;
+use crate::node::extension::Extensions;
+use crate::node::metrics::ProcessFacts;
+use crate::node::{Connection, Node, Settings};
+use crate::peer::frame::MemberInfo;
+use crate::peer::link::Keys;
+use crate::store::{MemoryStore, Storage, StoreConfig};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub(super) const MS: u64 = 1_000_000;
+const WALL_START_MS: u64 = 1_700_000_000_000;
+const TICK_MS: u64 = 25;
+const PEER_PORT: u16 = 7373;
+
+/// What a seed decides.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub mutation: Mutation,
+    pub hosts: usize,
+    pub workers: usize,
+    pub keys: u64,
+    pub chaos_ms: u64,
+    pub calm_ms: u64,
+    pub log_bytes: usize,
+    pub forget_ms: u64,
+    /// Milliseconds between two client requests, on average.
+    pub request_ms: u64,
+    /// Milliseconds between two faults, on average.
+    pub fault_ms: u64,
+    pub skewed: bool,
+    /// Runs on until tombstones must have been collected.
+    pub is_long: bool,
+    /// A host that nobody reaches from then on until the faults are over, long enough for tombstones to age.
+    pub exile: Option<(usize, u64)>,
+}
+
+impl Plan {
+    #[must_use]
+    pub fn of(seed: u64, mutation: Mutation) -> Plan {
+        let mut random = Random::new(seed ^ 0x706c_616e);
+        let is_long = random.chance(1, 8);
+        let hosts = random.between(2, 5) as usize;
+        let exile = (is_long && random.chance(1, 2))
+            .then(|| (random.below(hosts as u64) as usize, random.between(4_000, 8_000)));
+        Plan {
+            seed,
+            mutation,
+            hosts,
+            exile,
+            workers: random.between(1, 3) as usize,
+            keys: random.between(2, 12),
+            chaos_ms: random.between(4_000, 25_000) + if is_long { 70_000 } else { 0 },
+            calm_ms: if is_long { 80_000 } else { 25_000 },
+            log_bytes: *random.one(&[256, 1024, 64 * 1024]),
+            forget_ms: if exile.is_some() { 3_600_000 } else { *random.one(&[2_000, 10_000, 3_600_000]) },
+            request_ms: random.between(5, 60),
+            fault_ms: random.between(300, 3_000),
+            skewed: random.chance(1, 2),
+            is_long,
+        }
+    }
+}
+
+/// What a run without a violation came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    pub faults: Faults,
+    pub requests: u64,
+    pub writes_acked: u64,
+    pub reads: u64,
+    /// The same for the same seed, whatever else changes on the machine.
+    pub trace_hash: u64,
+    pub virtual_ms: u64,
+    pub trace: String,
+}
+
+impl Process {
+    /// Some worker's log keeps more than it was told to.
+    pub(super) fn log_bytes_exceeded(&self) -> bool {
+        // Beyond the bound at most a block and an operation.
+        let bound = self.node.mesh.config.log_bytes * 5 / 4 + 512;
+        self.engines.iter().any(|engine| engine.mesh.log().bytes() > bound)
+    }
+}
+
+pub(super) struct NoAddress;
+
+impl Connection for NoAddress {
+    fn local_address(&self) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// Answers that wait, with the write that the checker is to be told of.
+pub(super) struct Waiting {
+    pub(super) worker: usize,
+    pub(super) held: Held,
+    pub(super) bytes: Vec<u8>,
+    pub(super) write: usize,
+}
+
+pub(super) struct Process {
+    pub(super) serial: usize,
+    pub(super) host: usize,
+    pub(super) node: Arc<Node<MemoryStore>>,
+    pub(super) engines: Vec<Engine<MemoryStore>>,
+    pub(super) links: BTreeMap<(usize, u64), usize>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) paused_until: u64,
+    pub(super) leaving_since: Option<u64>,
+    pub(super) skew_ms: i64,
+    pub(super) boot_ns: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Event {
+    Tick {
+        process: usize,
+        worker: usize,
+    },
+    Deliver {
+        conn: usize,
+        direction: usize,
+    },
+    /// A dial comes through, or fails.
+    Dialed {
+        process: usize,
+        worker: usize,
+        link: u64,
+        address: SocketAddr,
+    },
+    Request,
+    Fault,
+    Heal,
+    Exile,
+    Start {
+        host: usize,
+        name: usize,
+    },
+    Check,
+}
+
+/// See the module.
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) random: Random,
+    pub(super) now_ns: u64,
+    serial: u64,
+    queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    pub(super) processes: BTreeMap<usize, Process>,
+    next_process: usize,
+    pub(super) conns: BTreeMap<usize, Conn>,
+    next_conn: usize,
+    pub(super) cuts: Cuts,
+    pub(super) chaos: bool,
+    pub(super) checker: Checker,
+    pub(super) faults: Faults,
+    pub(super) requests: u64,
+    pub(super) reads: u64,
+    pub(super) value: u64,
+    hash: u64,
+    trace: Option<String>,
+    pub(super) is_exiled: bool,
+}
+
+impl World {
+    pub(super) fn new(plan: Plan, trace: bool) -> World {
+        World {
+            random: Random::new(plan.seed),
+            now_ns: 1,
+            serial: 0,
+            queue: BinaryHeap::new(),
+            processes: BTreeMap::new(),
+            next_process: 0,
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            cuts: Cuts::none(plan.hosts + 1),
+            chaos: true,
+            checker: Checker::default(),
+            faults: Faults::new(),
+            requests: 0,
+            reads: 0,
+            value: 0,
+            hash: plan.seed,
+            trace: trace.then(String::new),
+            is_exiled: false,
+            plan,
+        }
+    }
+
+    pub(super) fn say(&mut self, text: std::fmt::Arguments<'_>) {
+        let line = text.to_string();
+        for byte in line.bytes() {
+            self.hash = Random::new(self.hash ^ u64::from(byte)).bits();
+        }
+        if let Some(trace) = &mut self.trace {
+            let _ = writeln!(trace, "{:>9.3} s  {line}", self.now_ns as f64 / 1e9);
+        }
+    }
+
+    pub(super) fn later(&mut self, after_ns: u64, event: Event) {
+        self.serial += 1;
+        self.queue.push(Reverse((self.now_ns + after_ns, self.serial, event)));
+    }
+
+    pub(super) fn fault(&mut self, name: &'static str) {
+        *self.faults.entry(name).or_default() += 1;
+    }
+
+    pub(super) fn run(mut self) -> Result<Outcome, Box<Violation>> {
+        match self.live() {
+            Ok(()) => Ok(Outcome {
+                seed: self.plan.seed,
+                faults: self.faults,
+                requests: self.requests,
+                writes_acked: self.checker.acked(),
+                reads: self.reads,
+                trace_hash: self.hash,
+                virtual_ms: self.now_ns / MS,
+                trace: self.trace.unwrap_or_default(),
+            }),
+            Err(mut violation) => {
+                violation.seed = self.plan.seed;
+                violation.trace = self.trace.take().unwrap_or_default();
+                for process in self.processes.values() {
+                    violation.trace.push_str(&process.node.mesh.describe());
+                }
+                Err(violation)
+            }
+        }
+    }
+
+    fn live(&mut self) -> Result<(), Box<Violation>> {
+        for host in 0..self.plan.hosts {
+            let after = self.random.below(2_000) * MS;
+            self.later(after, Event::Start { host, name: host });
+        }
+        self.later(500 * MS, Event::Request);
+        self.later(1_500 * MS, Event::Fault);
+        self.later(1_000 * MS, Event::Check);
+        self.later(self.plan.chaos_ms * MS, Event::Heal);
+        if let Some((_, from_ms)) = self.plan.exile {
+            self.later(from_ms * MS, Event::Exile);
+        }
+        let end_ns = (self.plan.chaos_ms + self.plan.calm_ms) * MS;
+        while let Some(Reverse((at, _, event))) = self.queue.pop() {
+            if at > end_ns {
+                break;
+            }
+            self.now_ns = self.now_ns.max(at);
+            self.step(event)?;
+        }
+        self.now_ns = end_ns;
+        if !self.checker.at_the_end(&self.processes, self.wall_ms(0), self.plan.is_long)? {
+            self.fault("split lineage");
+        }
+        Ok(())
+    }
+
+    fn wall_ms(&self, skew_ms: i64) -> u64 {
+        (WALL_START_MS + self.now_ns / MS).saturating_add_signed(skew_ms)
+    }
+
+    pub(super) fn now_of(&self, process: &Process) -> Now {
+        // A monotonic clock of its own: it begins with the process.
+        Now { wall_ms: self.wall_ms(process.skew_ms), mono_ns: self.now_ns - process.boot_ns + 1 }
+    }
+
+    fn step(&mut self, event: Event) -> Result<(), Box<Violation>> {
+        match event {
+            Event::Tick { process, worker } => {
+                let Some(known) = self.processes.get(&process) else { return Ok(()) };
+                let paused = known.paused_until.saturating_sub(self.now_ns);
+                if paused == 0 {
+                    self.turn(process, worker, true)?;
+                }
+                self.later(TICK_MS * MS, Event::Tick { process, worker });
+            }
+            Event::Deliver { conn, direction } => self.deliver(conn, direction)?,
+            Event::Dialed { process, worker, link, address } => {
+                self.dialed(process, worker, link, address)?
+            }
+            Event::Request => {
+                if self.chaos {
+                    self.request()?;
+                    let after = self.random.between(1, 2 * self.plan.request_ms) * MS;
+                    self.later(after, Event::Request);
+                }
+            }
+            Event::Fault => {
+                if self.chaos {
+                    self.make_fault();
+                    let after = self.random.between(1, 2 * self.plan.fault_ms) * MS;
+                    self.later(after, Event::Fault);
+                }
+            }
+            Event::Heal => self.heal(),
+            Event::Exile => self.exile(),
+            Event::Start { host, name } => self.start(host, name),
+            Event::Check => {
+                self.checker.during(&self.processes, self.cuts.any())?;
+                self.later(250 * MS, Event::Check);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn start(&mut self, host: usize, name: usize) {
+        if self.processes.values().any(|process| process.host == host) {
+            return;
+        }
+        let serial = self.next_process;
+        self.next_process += 1;
+        let skew_ms = match self.plan.skewed {
+            true => self.random.between(0, 4_000) as i64 - 2_000,
+            false => 0,
+        };
+        if skew_ms != 0 {
+            self.fault("skew");
+        }
+        let random = self.random.bits();
+        let bits = u128::from(self.random.bits()) << 64 | u128::from(random);
+        let incarnation = Incarnation::new(self.wall_ms(skew_ms), bits);
+        let config = MeshConfig {
+            me: MemberInfo {
+                incarnation,
+                name: format!("n{name}"),
+                address: SocketAddr::from(([0, 0, 0, 0], PEER_PORT)),
+                http_port: 8080,
+                workers: self.plan.workers as u16,
+            },
+            seeds_expected: true,
+            keys: Keys::default(),
+            log_bytes: self.plan.log_bytes,
+            forget_ms: self.plan.forget_ms,
+            random,
+            mutation: self.plan.mutation,
+        };
+        let settings = Settings {
+            name: config.me.name.clone(),
+            port: 8080,
+            max_key_chars: 64,
+            max_value_chars: 256,
+            acks: AckLevel::All,
+            cors_origin: None,
+            workers: self.plan.workers,
+            max_connections: 100,
+        };
+        let store = StoreConfig { stripes: 4, memory_limit_bytes: 1 << 30, seed: Some(random) };
+        let Ok(store) = MemoryStore::new(store) else { return };
+        let now = Now { wall_ms: self.wall_ms(skew_ms), mono_ns: 1 };
+        let node = Node::new(store, settings, config, now, Extensions::new(), ProcessFacts::default);
+        let node = Arc::new(node);
+        // What a balancer would name: anybody, ourselves included.
+        let mut seeds = vec![address(host)];
+        for _ in 0..2 {
+            seeds.push(address(self.random.below(self.plan.hosts as u64) as usize));
+        }
+        node.mesh.discovered(&seeds);
+        let engines = (0..self.plan.workers).map(|worker| Engine::new(Arc::clone(&node), worker)).collect();
+        let process = Process {
+            serial,
+            host,
+            node,
+            engines,
+            links: BTreeMap::new(),
+            waiting: Vec::new(),
+            paused_until: 0,
+            leaving_since: None,
+            skew_ms,
+            boot_ns: self.now_ns,
+        };
+        self.checker.started(&process, &self.processes, self.cuts.any());
+        self.processes.insert(serial, process);
+        let text =
+            format!("start   n{name} as process {serial} on host {host}, skew {skew_ms} ms, {incarnation:?}");
+        self.say(format_args!("{text}"));
+        for worker in 0..self.plan.workers {
+            let after = self.random.below(TICK_MS) * MS;
+            self.later(after, Event::Tick { process: serial, worker });
+        }
+    }
+
+    /// One turn of a worker: time, what it wants to send, dial and close, and answers that may leave.
+    pub(super) fn turn(&mut self, process: usize, worker: usize, ticks: bool) -> Result<(), Box<Violation>> {
+        let Some(known) = self.processes.get(&process) else { return Ok(()) };
+        let now = self.now_of(known);
+        let Some(process_ref) = self.processes.get_mut(&process) else { return Ok(()) };
+        if ticks && worker == 0 {
+            let node = &process_ref.node;
+            let floor = node.floor(now.wall_ms);
+            node.store.maintain(now.wall_ms, floor, 64);
+        }
+        let (mesh, context) = process_ref.engines[worker].mesh_at(now);
+        if ticks {
+            mesh.tick(context);
+        }
+        for _ in 0..8 {
+            if !mesh.pump(context) {
+                break;
+            }
+        }
+        let effects = mesh.take_effects();
+        let mut writable = Vec::new();
+        mesh.writable(&mut writable);
+        let mut outputs = Vec::new();
+        for link in writable {
+            let bytes = mesh.output(link).to_vec();
+            mesh.wrote(link, bytes.len());
+            outputs.push((link, bytes));
+        }
+        let mut closes = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Dial { link, address } => {
+                    let after = self.random.between(100_000, 3 * MS);
+                    self.later(after, Event::Dialed { process, worker, link, address });
+                }
+                Effect::Close { link } => {
+                    let Some(known) = self.processes.get_mut(&process) else { continue };
+                    let (mesh, _) = known.engines[worker].mesh_at(now);
+                    let last = mesh.output(link).to_vec();
+                    mesh.forget_last_words(link);
+                    closes.push((link, last));
+                }
+            }
+        }
+        if let Some(known) = self.processes.get(&process) {
+            for note in known.node.mesh.take_notes() {
+                self.say(format_args!("node    process {process}: {}", note.text));
+            }
+        }
+        for (link, bytes) in outputs {
+            self.send(process, worker, link, bytes);
+        }
+        for (link, last) in closes {
+            if !last.is_empty() {
+                self.send(process, worker, link, last);
+            }
+            self.send(process, worker, link, Vec::new());
+            if let Some(known) = self.processes.get_mut(&process) {
+                known.links.remove(&(worker, link));
+            }
+        }
+        self.release(process, worker)?;
+        self.farewell(process)
+    }
+
+    /// Puts bytes on their way; none: the end of the connection.
+    fn send(&mut self, process: usize, worker: usize, link: u64, bytes: Vec<u8>) {
+        let Some(conn_id) = self.processes.get(&process).and_then(|p| p.links.get(&(worker, link)).copied())
+        else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(&conn_id) else { return };
+        let me = End { process, worker, link };
+        let direction = usize::from(conn.ends[0] != me);
+        if bytes.is_empty() {
+            conn.over[direction] = true;
+        }
+        let delay = self.random.between(50_000, 2 * MS) + conn.slow_ms * MS;
+        let pipe = &mut conn.pipes[direction];
+        let arrival = (self.now_ns + delay).max(pipe.last_arrival);
+        pipe.last_arrival = arrival;
+        // In pieces, wherever they may be cut.
+        if bytes.len() > 1 && self.random.chance(1, 4) {
+            let cut = self.random.between(1, bytes.len() as u64 - 1) as usize;
+            pipe.pieces.push_back((arrival, bytes[..cut].to_vec()));
+            pipe.pieces.push_back((arrival, bytes[cut..].to_vec()));
+        } else {
+            pipe.pieces.push_back((arrival, bytes));
+        }
+        let after = arrival - self.now_ns;
+        self.later(after, Event::Deliver { conn: conn_id, direction });
+    }
+
+    fn deliver(&mut self, conn_id: usize, direction: usize) -> Result<(), Box<Violation>> {
+        let Some(conn) = self.conns.get_mut(&conn_id) else { return Ok(()) };
+        let (from, to) = (conn.hosts[direction], conn.hosts[1 - direction]);
+        let end = conn.ends[1 - direction];
+        if conn.pipes[direction].pieces.front().is_none_or(|(arrival, _)| *arrival > self.now_ns) {
+            return Ok(());
+        }
+        if self.cuts.blocks(from, to) {
+            // Retransmitted until the cut heals or one side gives up.
+            let since = *conn.blocked_since.get_or_insert(self.now_ns);
+            if self.now_ns - since > 8_000 * MS {
+                self.reset(conn_id);
+                return Ok(());
+            }
+            let after = self.random.between(50, 200) * MS;
+            self.later(after, Event::Deliver { conn: conn_id, direction });
+            return Ok(());
+        }
+        conn.blocked_since = None;
+        let Some(receiver) = self.processes.get(&end.process) else {
+            self.reset(conn_id);
+            return Ok(());
+        };
+        if receiver.paused_until > self.now_ns {
+            let after = receiver.paused_until - self.now_ns;
+            self.later(after, Event::Deliver { conn: conn_id, direction });
+            return Ok(());
+        }
+        let now = self.now_of(receiver);
+        let mut arrived = Vec::new();
+        let mut is_over = false;
+        if let Some(conn) = self.conns.get_mut(&conn_id) {
+            let pipe = &mut conn.pipes[direction];
+            while pipe.pieces.front().is_some_and(|(arrival, _)| *arrival <= self.now_ns) {
+                let Some((_, piece)) = pipe.pieces.pop_front() else { break };
+                is_over |= piece.is_empty();
+                arrived.push(piece);
+            }
+        }
+        let Some(receiver) = self.processes.get_mut(&end.process) else { return Ok(()) };
+        if !receiver.links.contains_key(&(end.worker, end.link)) {
+            return Ok(());
+        }
+        let (mesh, context) = receiver.engines[end.worker].mesh_at(now);
+        mesh.begin(context);
+        for piece in arrived.iter().filter(|piece| !piece.is_empty()) {
+            mesh.received(end.link, piece, context);
+        }
+        if is_over {
+            mesh.closed(end.link, context);
+            receiver.links.remove(&(end.worker, end.link));
+            if let Some(conn) = self.conns.get_mut(&conn_id) {
+                conn.over[1 - direction] = true;
+            }
+        }
+        self.turn(end.process, end.worker, false)
+    }
+
+    fn dialed(
+        &mut self,
+        process: usize,
+        worker: usize,
+        link: u64,
+        address: SocketAddr,
+    ) -> Result<(), Box<Violation>> {
+        let Some(dialer) = self.processes.get(&process) else { return Ok(()) };
+        let host = dialer.host;
+        let now = self.now_of(dialer);
+        let target_host = host_of(address);
+        let cut = target_host.is_none_or(|to| self.cuts.blocks(host, to) || self.cuts.blocks(to, host));
+        let target = self.processes.values().find(|p| Some(p.host) == target_host).map(|p| p.serial);
+        let (Some(target), false) = (target, cut) else {
+            if let Some(dialer) = self.processes.get_mut(&process) {
+                let (mesh, context) = dialer.engines[worker].mesh_at(now);
+                mesh.dial_failed(link, !cut, context);
+            }
+            return Ok(());
+        };
+        let acceptor = self.random.below(self.plan.workers as u64) as usize;
+        let Some(accepting) = self.processes.get(&target) else { return Ok(()) };
+        let accept_now = self.now_of(accepting);
+        let Some(accepting) = self.processes.get_mut(&target) else { return Ok(()) };
+        let (mesh, context) = accepting.engines[acceptor].mesh_at(accept_now);
+        let accepted = mesh.accepted(self::address(host), context);
+        let conn_id = self.next_conn;
+        self.next_conn += 1;
+        accepting.links.insert((acceptor, accepted), conn_id);
+        let accepting_host = accepting.host;
+        self.conns.insert(
+            conn_id,
+            Conn {
+                ends: [
+                    End { process, worker, link },
+                    End { process: target, worker: acceptor, link: accepted },
+                ],
+                pipes: [Pipe::default(), Pipe::default()],
+                hosts: [host, accepting_host],
+                over: [false; 2],
+                slow_ms: 0,
+                blocked_since: None,
+            },
+        );
+        if let Some(dialer) = self.processes.get_mut(&process) {
+            dialer.links.insert((worker, link), conn_id);
+            let (mesh, context) = dialer.engines[worker].mesh_at(now);
+            mesh.connected(link, context);
+        }
+        self.turn(process, worker, false)
+    }
+
+    /// A connection breaks: both ends hear of it, what was on its way is lost.
+    pub(super) fn reset(&mut self, conn_id: usize) {
+        let Some(conn) = self.conns.remove(&conn_id) else { return };
+        for end in conn.ends {
+            let Some(known) = self.processes.get(&end.process) else { continue };
+            let now = self.now_of(known);
+            let Some(known) = self.processes.get_mut(&end.process) else { continue };
+            if known.links.remove(&(end.worker, end.link)).is_some() {
+                let (mesh, context) = known.engines[end.worker].mesh_at(now);
+                mesh.closed(end.link, context);
+            }
+        }
+    }
+
+    /// A process is gone, with its memory.
+    pub(super) fn kill(&mut self, serial: usize) {
+        if self.processes.remove(&serial).is_none() {
+            return;
+        }
+        let conns: Vec<usize> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.ends.iter().any(|end| end.process == serial))
+            .map(|(id, _)| *id)
+            .collect();
+        self.checker.disturbed();
+        for conn in conns {
+            self.reset(conn);
+        }
+    }
+
+    pub(super) fn farewell(&mut self, serial: usize) -> Result<(), Box<Violation>> {
+        let Some(process) = self.processes.get(&serial) else { return Ok(()) };
+        let Some(since) = process.leaving_since else { return Ok(()) };
+        let late = self.now_ns - since > 5_000 * MS;
+        if process.node.mesh.has_left() || late {
+            if !late {
+                self.checker.left_in_peace(process, &self.processes)?;
+            }
+            self.say(format_args!("gone    process {serial}{}", if late { ", late" } else { "" }));
+            self.kill(serial);
+        }
+        Ok(())
+    }
+}
+
+fn address(host: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host as u8 + 1], PEER_PORT))
+}
+
+fn host_of(address: SocketAddr) -> Option<usize> {
+    match address {
+        SocketAddr::V4(v4) => usize::from(v4.ip().octets()[3]).checked_sub(1),
+        SocketAddr::V6(_) => None,
+    }
+}
