@@ -50,6 +50,8 @@ pub struct Members {
     seeds: Vec<SocketAddr>,
     /// Addresses behind which we found ourselves.
     selves: BTreeSet<SocketAddr>,
+    /// Began anew because of others: they are to be waited for.
+    is_reborn: bool,
     /// Holds all that it needs to serve: began by itself, or the first pull is complete.
     loaded: bool,
     stable: Hlc,
@@ -89,6 +91,7 @@ impl Members {
             asked_settled: BTreeSet::new(),
             seeds: Vec::new(),
             selves: BTreeSet::new(),
+            is_reborn: false,
             loaded: false,
             stable: Hlc::ZERO,
             floor: Hlc::ZERO,
@@ -156,6 +159,11 @@ impl Members {
     #[must_use]
     pub fn is_removed(&self, incarnation: Incarnation) -> bool {
         self.removed.contains(&incarnation)
+    }
+
+    /// Begins anew because of others.
+    pub(super) fn expect_others(&mut self) {
+        self.is_reborn = true;
     }
 
     pub(super) fn fork_random(&mut self) -> Random {

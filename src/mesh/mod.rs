@@ -421,6 +421,7 @@ impl Mesh {
         }
         let seeds = members.seeds();
         *members = Members::new(me, context.now.mono_ns, random);
+        members.expect_others();
         members.discovered(&seeds);
         self.progress.reset();
         for worker in &self.workers {

@@ -9,6 +9,7 @@ mod check;
 mod clients;
 mod faults;
 mod network;
+mod processes;
 mod world;
 
 pub use check::Violation;

@@ -93,7 +93,9 @@ impl Node {
         let mut address = None;
         for line in lines.by_ref() {
             let line = line.expect("text");
-            if let Some(rest) = line.split("http://").nth(1) {
+            if address.is_none()
+                && let Some(rest) = line.split("http://").nth(1)
+            {
                 address = rest.split_whitespace().next().map(str::to_owned);
             }
             let ready = line.ends_with("ready");
@@ -272,4 +274,9 @@ pub fn encode(text: &str) -> String {
     text.bytes()
         .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
         .collect()
+}
+
+/// One request on a connection of its own.
+pub fn get(address: &str, target: &str) -> Answer {
+    Client::connect(address).get(target)
 }

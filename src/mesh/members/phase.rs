@@ -21,7 +21,10 @@ impl Members {
         } else {
             self.orphaned_ns = None;
         }
-        if self.phase == Phase::Joining && !self.loaded && self.may_bootstrap(rules.seeds_expected, now_ns) {
+        if self.phase == Phase::Joining
+            && !self.loaded
+            && self.may_bootstrap(rules.seeds_expected || self.is_reborn, now_ns)
+        {
             self.bootstrap();
         }
         if self.phase == Phase::Joining && self.loaded && self.has_what_they_have(progress) {

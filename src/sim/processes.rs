@@ -1,0 +1,127 @@
+//! The life of a simulated process: its start, with a clock of its own, and its end.
+
+use super::check::Violation;
+use super::world::{Event, MS, PEER_PORT, Process, TICK_MS, World, address};
+use crate::base::clock::Now;
+use crate::base::version::Incarnation;
+use crate::config::AckLevel;
+use crate::mesh::MeshConfig;
+use crate::node::engine::Engine;
+use crate::node::extension::Extensions;
+use crate::node::metrics::ProcessFacts;
+use crate::node::{Node, Settings};
+use crate::peer::frame::MemberInfo;
+use crate::peer::link::Keys;
+use crate::store::{MemoryStore, StoreConfig};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+impl World {
+    pub(super) fn start(&mut self, host: usize, name: usize) {
+        if self.processes.values().any(|process| process.host == host) {
+            return;
+        }
+        let serial = self.next_process;
+        self.next_process += 1;
+        let skew_ms = match self.plan.skewed {
+            true => self.random.between(0, 4_000) as i64 - 2_000,
+            false => 0,
+        };
+        if skew_ms != 0 {
+            self.fault("skew");
+        }
+        let random = self.random.bits();
+        let bits = u128::from(self.random.bits()) << 64 | u128::from(random);
+        let incarnation = Incarnation::new(self.wall_ms(skew_ms), bits);
+        let config = MeshConfig {
+            me: MemberInfo {
+                incarnation,
+                name: format!("n{name}"),
+                address: SocketAddr::from(([0, 0, 0, 0], PEER_PORT)),
+                http_port: 8080,
+                workers: self.plan.workers as u16,
+            },
+            seeds_expected: true,
+            keys: Keys::default(),
+            log_bytes: self.plan.log_bytes,
+            forget_ms: self.plan.forget_ms,
+            random,
+            mutation: self.plan.mutation,
+        };
+        let settings = Settings {
+            name: config.me.name.clone(),
+            port: 8080,
+            max_key_chars: 64,
+            max_value_chars: 256,
+            acks: AckLevel::All,
+            cors_origin: None,
+            workers: self.plan.workers,
+            max_connections: 100,
+        };
+        let store = StoreConfig { stripes: 4, memory_limit_bytes: 1 << 30, seed: Some(random) };
+        let Ok(store) = MemoryStore::new(store) else { return };
+        let now = Now { wall_ms: self.wall_ms(skew_ms), mono_ns: 1 };
+        let node = Node::new(store, settings, config, now, Extensions::new(), ProcessFacts::default);
+        let node = Arc::new(node);
+        // What a balancer would name: anybody, ourselves included.
+        let mut seeds = vec![address(host)];
+        for _ in 0..2 {
+            seeds.push(address(self.random.below(self.plan.hosts as u64) as usize));
+        }
+        node.mesh.discovered(&seeds);
+        let engines = (0..self.plan.workers).map(|worker| Engine::new(Arc::clone(&node), worker)).collect();
+        let process = Process {
+            serial,
+            host,
+            node,
+            engines,
+            links: BTreeMap::new(),
+            waiting: Vec::new(),
+            paused_until: 0,
+            leaving_since: None,
+            skew_ms,
+            boot_ns: self.now_ns,
+        };
+        self.checker.started(&process, &self.processes, self.cuts.any());
+        self.processes.insert(serial, process);
+        let text =
+            format!("start   n{name} as process {serial} on host {host}, skew {skew_ms} ms, {incarnation:?}");
+        self.say(format_args!("{text}"));
+        for worker in 0..self.plan.workers {
+            let after = self.random.below(TICK_MS) * MS;
+            self.later(after, Event::Tick { process: serial, worker });
+        }
+    }
+
+    /// A process is gone, with its memory.
+    pub(super) fn kill(&mut self, serial: usize) {
+        if self.processes.remove(&serial).is_none() {
+            return;
+        }
+        let conns: Vec<usize> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.ends.iter().any(|end| end.process == serial))
+            .map(|(id, _)| *id)
+            .collect();
+        self.checker.disturbed();
+        for conn in conns {
+            self.reset(conn);
+        }
+    }
+
+    pub(super) fn farewell(&mut self, serial: usize) -> Result<(), Box<Violation>> {
+        let Some(process) = self.processes.get(&serial) else { return Ok(()) };
+        let Some(since) = process.leaving_since else { return Ok(()) };
+        let late = self.now_ns - since > 5_000 * MS;
+        if process.node.mesh.has_left() || late {
+            if !late {
+                self.checker.left_in_peace(process, &self.processes)?;
+            }
+            self.say(format_args!("gone    process {serial}{}", if late { ", late" } else { "" }));
+            self.kill(serial);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! Goal: real nodes make one data set of many. Method: processes on loopback, seen from outside over HTTP,
+//! killed, stopped, restarted and lied to. What the simulator cannot show: sockets, threads, signals, names.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use support::{Node, get};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn node(name: &str, join: Option<&Node>) -> Node {
+    let url = join.map(|node| format!("http://{}", node.address));
+    let mut arguments = vec!["--name", name, "--workers", "2", "--peer-port", "0"];
+    if let Some(url) = &url {
+        arguments.extend(["--join", url]);
+    }
+    Node::start(&arguments)
+}
+
+/// Asks until the answer is as it should be.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < SOON, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn body(node: &Node, path: &str) -> String {
+    get(&node.address, path).body
+}
+
+fn status(node: &Node) -> serde_json::Value {
+    serde_json::from_str(&body(node, "/status")).expect("JSON")
+}
+
+/// The state in which `node` sees the member of this name.
+fn sees(node: &Node, name: &str) -> Option<String> {
+    let status = status(node);
+    let peers = status["mesh"]["peers"].as_array()?.clone();
+    let peer = peers.iter().find(|peer| peer["name"] == name)?;
+    Some(peer["state"].as_str()?.to_owned())
+}
+
+fn metric(node: &Node, name: &str) -> f64 {
+    let page = body(node, "/metrics");
+    let line = page.lines().find(|line| line.starts_with(name) && line[name.len()..].starts_with([' ', '{']));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+}
+
+#[test]
+fn what_one_node_takes_all_nodes_have_when_it_answers() {
+    let a = node("a", None);
+    assert_eq!(body(&a, "/set?k=before&v=1"), "{\"success\":true}");
+    let b = node("b", Some(&a));
+    let c = node("c", Some(&b));
+    let nodes = [&a, &b, &c];
+    for node in nodes {
+        assert_eq!(body(node, "/get?k=before"), "\"1\"", "ready means: holds what the mesh holds");
+    }
+    for round in 0..200 {
+        let (writer, reader) = (nodes[round % 3], nodes[(round + 1) % 3]);
+        assert_eq!(body(writer, &format!("/set?k=k&v={round}")), "{\"success\":true}");
+        assert_eq!(body(reader, "/get?k=k"), format!("\"{round}\""));
+    }
+    assert_eq!(body(&b, "/rm?k=k"), "{\"success\":true}");
+    assert_eq!(get(&c.address, "/get?k=k").status, 404);
+    assert_eq!(body(&c, "/clear"), "{\"success\":true}");
+    assert_eq!(body(&a, "/getAll"), "[]");
+    assert_eq!(status(&a)["mesh"]["size"], 3);
+    let ping: serde_json::Value = serde_json::from_str(&body(&b, "/ping")).expect("JSON");
+    assert_eq!(ping["nodes"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_token_makes_a_local_write_visible_elsewhere() {
+    let a = node("a", None);
+    let b = node("b", Some(&a));
+    for round in 0..100 {
+        let answer = get(&a.address, &format!("/set?k=k&v={round}&w=local"));
+        let token = answer.header("X-Mesh-Token").expect("a token").to_owned();
+        let read = get(&b.address, &format!("/get?k=k&after={token}"));
+        assert_eq!((read.status, read.body), (200, format!("\"{round}\"")));
+    }
+    let never = format!("{}-0-1", "0".repeat(32));
+    let read = get(&b.address, &format!("/get?k=k&after={never}"));
+    assert_eq!((read.status, read.body.contains("WRITE_NOT_SEEN")), (412, true));
+    assert_eq!(get(&b.address, "/get?k=k&after=nonsense").status, 400);
+    assert_eq!(get(&b.address, "/set?k=k&v=1&w=3").status, 503, "there are only two");
+}
+
+#[test]
+fn a_node_that_was_killed_comes_back_with_everything() {
+    let a = node("a", None);
+    let mut b = node("b", Some(&a));
+    let c = node("c", Some(&a));
+    for key in 0..500 {
+        assert_eq!(get(&a.address, &format!("/set?k=k{key}&v={key}")).status, 200);
+    }
+    b.child.kill().expect("killed");
+    b.child.wait().expect("ended");
+    // Nobody else is disturbed, and after a while nobody waits for it.
+    until("writes at all go on", || get(&c.address, "/set?k=more&v=1").status == 200);
+    until("it is seen as down", || sees(&a, "b").is_none_or(|state| state == "down"));
+    assert_eq!(body(&a, "/rm?k=k7"), "{\"success\":true}");
+    let b = node("b", Some(&c));
+    assert_eq!(status(&b)["availableRecords"], 500);
+    assert_eq!(get(&b.address, "/get?k=k7").status, 404);
+    assert_eq!(body(&b, "/get?k=k8"), "\"8\"");
+    until("the old lifetime is forgotten", || status(&a)["mesh"]["size"] == 3);
+    assert_eq!(sees(&a, "b").as_deref(), Some("alive"));
+}
+
+#[test]
+fn who_leaves_hands_over_what_it_alone_had() {
+    let a = node("a", None);
+    for round in 0..3 {
+        let mut b = node("b", Some(&a));
+        for key in 0..2000 {
+            assert_eq!(get(&b.address, &format!("/set?k=r{round}k{key}&v=1&w=local")).status, 200);
+        }
+        b.signal("TERM");
+        assert_eq!(b.wait(SOON).code(), Some(0));
+        assert_eq!(status(&a)["availableRecords"], 2000 * (round + 1));
+        until("it is gone", || status(&a)["mesh"]["size"] == 1);
+    }
+}
+
+#[test]
+fn strangers_on_the_peer_port_do_no_harm() {
+    let a = node("a", None);
+    let b = node("b", Some(&a));
+    let peer = status(&b)["mesh"]["peers"][0]["address"].as_str().expect("an address").to_owned();
+    let mut half_open = Vec::new();
+    for round in 0..300u32 {
+        let mut stream = TcpStream::connect(&peer).expect("connected");
+        let _ = match round % 5 {
+            0 => stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+            // A preamble, and a frame of 4 GiB.
+            1 => stream.write_all(b"meshkv\x01\x01\0\0\0\0\0\0\0\0\xff\xff\xff\xff\x01"),
+            // A version that nobody speaks.
+            2 => stream.write_all(b"meshkv\x09\x0a\0\0\0\0\0\0\0\0"),
+            // Says that it has a secret.
+            3 => stream.write_all(b"meshkv\x01\x01\x01\0\0\0\0\0\0\0"),
+            _ => Ok(()),
+        };
+        half_open.push(stream);
+    }
+    assert_eq!(body(&a, "/set?k=k&v=1"), "{\"success\":true}");
+    assert_eq!(body(&b, "/get?k=k"), "\"1\"");
+    for kind in ["not_a_peer", "version", "secret_missing", "frame"] {
+        let name = format!("meshkv_peer_link_errors_total{{kind=\"{kind}\"}}");
+        until(kind, || metric(&a, &name) + metric(&b, &name) >= 60.0);
+    }
+    // Refused with a preamble that says why.
+    let mut answer = [0; 16];
+    half_open[2].set_read_timeout(Some(SOON)).expect("set");
+    half_open[2].read_exact(&mut answer).expect("an answer");
+    assert_eq!((&answer[..6], answer[9]), (&b"meshkv"[..], 1));
+    assert_eq!(status(&a)["mesh"]["size"], 2);
+}
+
+#[test]
+fn a_secret_keeps_others_out_and_encrypts() {
+    let folder = std::env::temp_dir().join(format!("meshkv-secret-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let secret = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let right = secret("right", "0123456789abcdef0123456789abcdef0123456789a=");
+    let wrong = secret("wrong", "ffffffffffffffff0123456789abcdef0123456789a=");
+    let start = |name: &str, join: Option<&Node>, secret: &str| {
+        let url = join.map_or_else(String::new, |node| format!("http://{}", node.address));
+        let mut arguments = vec!["--name", name, "--peer-port", "0", "--secret-file", secret];
+        if join.is_some() {
+            arguments.extend(["--join", &url]);
+        }
+        Node::start(&arguments)
+    };
+    let a = start("a", None, &right);
+    let b = start("b", Some(&a), &right);
+    assert_eq!(body(&a, "/set?k=k&v=1"), "{\"success\":true}");
+    assert_eq!(body(&b, "/get?k=k"), "\"1\"");
+    // It cannot join, and so it begins by itself.
+    let c = start("c", Some(&a), &wrong);
+    assert_eq!(get(&c.address, "/get?k=k").status, 404);
+    assert_eq!(status(&a)["mesh"]["size"], 2);
+    until("counted", || metric(&a, "meshkv_peer_link_errors_total{kind=\"secret\"}") > 0.0);
+    for log in [&a.log, &b.log, &c.log] {
+        let log = log.lock().expect("a log");
+        assert!(!log.contains("0123456789abcdef"), "the secret is in the log: {log}");
+    }
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
+fn many_nodes_find_each_other_through_one() {
+    let first = node("n0", None);
+    let others: Vec<Node> = std::thread::scope(|scope| {
+        let start = |n: usize| {
+            let first = &first;
+            scope.spawn(move || node(&format!("n{n}"), Some(first)))
+        };
+        let started: Vec<_> = (1..9).map(start).collect();
+        started.into_iter().map(|thread| thread.join().expect("ready")).collect()
+    });
+    assert_eq!(body(&others[3], "/set?k=k&v=1&w=9"), "{\"success\":true}");
+    for node in &others {
+        until("everybody knows everybody", || status(node)["mesh"]["size"] == 9);
+        assert_eq!(body(node, "/get?k=k"), "\"1\"");
+    }
+}
+
+#[test]
+fn the_one_to_join_may_come_later_than_the_one_who_joins() {
+    let placeholder = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = placeholder.local_addr().expect("an address").port().to_string();
+    drop(placeholder);
+    let url = format!("http://127.0.0.1:{port}");
+    // Nobody answers: after a while it begins by itself. The other begins by itself at once.
+    let b = Node::start(&["--name", "b", "--peer-port", "0", "--join", &url]);
+    let a = Node::start(&["--name", "a", "--peer-port", "0", "--port", &port]);
+    until("they are one mesh", || status(&a)["mesh"]["size"] == 2 && status(&b)["mesh"]["size"] == 2);
+    until("both serve", || get(&b.address, "/set?k=k&v=1").status == 200);
+    until("and share", || body(&a, "/get?k=k") == "\"1\"");
+}
