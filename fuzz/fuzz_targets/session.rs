@@ -20,7 +20,9 @@ fn feed(bytes: &[u8], repeating: bool, mut cut: impl FnMut() -> usize) -> Vec<St
                 false => session.next(&carry, &mut at),
             };
             match event {
-                Event::Request(head) => seen.push(format!("{:?} {:?} {:?}", head.path, head.query, head.keep_alive)),
+                Event::Request(head) => {
+                    seen.push(format!("{:?} {:?} {:?}", head.path, head.query, head.keep_alive))
+                }
                 Event::Refuse(code) => {
                     // Which of two faults is seen first may depend on how much has come.
                     let _ = code;

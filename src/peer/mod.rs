@@ -8,3 +8,6 @@ pub(crate) mod read;
 
 pub use frame::Frame;
 pub use read::Defect;
+
+#[cfg(test)]
+mod vector_tests;

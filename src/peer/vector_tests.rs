@@ -1,0 +1,157 @@
+//! Goal: the bytes of `proto-spec/vectors.txt` and this implementation say the same. Method: every frame of
+//! the file is decoded and encoded again, and compared with the value it is named for; every defect is
+//! refused for its reason. The file is written by hand where a defect is, and is never made by this code.
+
+use super::frame::*;
+use super::operation::{Kind, Operation};
+use super::read::Defect;
+use crate::base::version::{Hlc, Incarnation};
+
+const VECTORS: &str = include_str!("../../proto-spec/vectors.txt");
+
+fn member(n: u128) -> MemberInfo {
+    MemberInfo {
+        incarnation: Incarnation(n),
+        name: "n1".to_owned(),
+        address: "10.0.0.1:7373".parse().expect("an address"),
+        http_port: 8080,
+        workers: 2,
+    }
+}
+
+fn vectors() -> Vec<OriginVector> {
+    let held = Held { applied: 5, closed: Hlc(0x500), ranges: vec![(7, 9)] };
+    vec![OriginVector { origin: Incarnation(2), is_settled: true, workers: vec![held] }]
+}
+
+/// The value that each vector stands for.
+fn frames(operations: &[u8], records: &[u8], writers: &[u8], with: &mut dyn FnMut(&str, &Frame<'_>)) {
+    let six = MemberInfo { address: "[fd00::1]:1".parse().expect("an address"), ..member(3) };
+    with("hello", &Frame::Hello(Hello { member: member(1), lineage: 9, empty: true, worker: 1 }));
+    with("hello over IPv6", &Frame::Hello(Hello { member: six, lineage: 0, empty: false, worker: 0 }));
+    let welcome = Welcome { member: member(2), lineage: 9, empty: false, applied: 17, joining: true };
+    with("welcome", &Frame::Welcome(welcome));
+    with("refuse", &Frame::Refuse { reason: Reason::Lineage, detail: "no" });
+    with("ops", &Frame::Ops { first: 4, count: 4, ack_now: true, bytes: operations });
+    with("restart", &Frame::Restart { base: 10 });
+    with("mark", &Frame::Mark { seq: 10, closed: Hlc(0x1_0000) });
+    with("ack", &Frame::Ack { applied: 3, base: 5, upto: 8 });
+    let beat = Beat {
+        sent_ns: 1,
+        phase: Phase::Ready,
+        view_hash: 2,
+        stable: Hlc(3),
+        floor: Hlc(4),
+        members: vec![(member(1), false), (member(2), true)],
+        removed: vec![Incarnation(7)],
+        vectors: vectors(),
+    };
+    with("beat", &Frame::Beat(beat));
+    with("echo", &Frame::Echo(Echo { sent_ns: 1, wall_ms: 2, counts_you: true, heads: vec![3, 4] }));
+    with("pull", &Frame::Pull { id: 1, above: Hlc(2) });
+    let begin =
+        PullBegin { id: 1, lineage: 9, floor: Hlc(4), clear: (Hlc(5), Incarnation(6)), vectors: vectors() };
+    with("pull begin", &Frame::PullBegin(begin));
+    with("records", &Frame::Records { id: 1, writers, bytes: records });
+    with("pull end", &Frame::PullEnd { id: 1 });
+    with("lineage", &Frame::Lineage(9));
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
+    digits.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// `name: hex` lines behind this heading.
+fn section(heading: &str) -> Vec<(String, Vec<u8>)> {
+    let body = VECTORS.split(&format!("# {heading}\n")).nth(1).expect("a section");
+    let body = body.split("\n# ").next().expect("text");
+    let lines = body.lines().filter(|line| !line.trim().is_empty());
+    lines.map(|l| l.split_once(": ").expect("name: hex")).map(|(n, h)| (n.to_owned(), unhex(h))).collect()
+}
+
+#[test]
+fn frames_are_these_bytes_both_ways() {
+    let set = Operation { kind: Kind::Set, hlc: Hlc(1), expires_at_ms: 0, marks: 3, key: b"k", value: b"v" };
+    let mut operations = Vec::new();
+    for operation in [
+        set,
+        Operation { expires_at_ms: 99, marks: 0, value: "😀".as_bytes(), ..set },
+        Operation { kind: Kind::Rm, marks: 0, value: b"", ..set },
+        Operation { kind: Kind::Clear, marks: 0, key: b"", value: b"", ..set },
+    ] {
+        operation.encode(&mut operations);
+    }
+    let mut records = vec![0];
+    set.encode(&mut records);
+    records.push(1);
+    Operation { kind: Kind::Rm, marks: 0, value: b"", ..set }.encode(&mut records);
+    let writers: Vec<u8> = [5u128, 6].iter().flat_map(|writer| writer.to_le_bytes()).collect();
+    let mut vectors = section("Frames");
+    frames(&operations, &records, &writers, &mut |name, frame| {
+        let place = vectors.iter().position(|(known, _)| known == name);
+        let place = place.unwrap_or_else(|| {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            panic!("{name} is not in vectors.txt: {}", hex(&bytes))
+        });
+        let (_, bytes) = vectors.swap_remove(place);
+        let mut encoded = Vec::new();
+        frame.encode(&mut encoded);
+        assert_eq!(hex(&encoded), hex(&bytes), "{name}");
+        let (decoded, length) = Frame::decode(&bytes).expect("no defect").expect("whole");
+        assert_eq!((format!("{decoded:?}"), length), (format!("{frame:?}"), bytes.len()), "{name}");
+        for end in 0..bytes.len() {
+            assert!(matches!(Frame::decode(&bytes[..end]), Ok(None)), "{name}, its first {end} bytes");
+        }
+    });
+    assert!(
+        vectors.is_empty(),
+        "nobody knows {:?}",
+        vectors.iter().map(|(name, _)| name).collect::<Vec<_>>()
+    );
+    let all: Vec<_> = Frame::operations(&operations, 4).collect::<Result<_, _>>().expect("operations");
+    assert_eq!((all.len(), all[1].value), (4, "😀".as_bytes()));
+    let all: Vec<_> = Frame::records(&writers, &records).collect::<Result<_, _>>().expect("records");
+    assert_eq!((all[0].0, all[1].0, all[1].1.kind), (Incarnation(5), Incarnation(6), Kind::Rm));
+}
+
+#[test]
+fn defects_are_refused_for_their_reasons() {
+    let defects = section("Defects");
+    assert!(defects.len() >= 20, "{}", defects.len());
+    for (name, bytes) in defects {
+        let reason = name.rsplit('(').next().expect("a reason").trim_end_matches(')');
+        // Operations are looked at one by one, when they are applied.
+        let found = Frame::decode(&bytes).and_then(|frame| match frame {
+            Some((Frame::Ops { count, bytes, .. }, _)) => {
+                Frame::operations(bytes, count).collect::<Result<Vec<_>, _>>().map(|_| ())
+            }
+            Some((Frame::Records { writers, bytes, .. }, _)) => {
+                Frame::records(writers, bytes).collect::<Result<Vec<_>, _>>().map(|_| ())
+            }
+            _ => Ok(()),
+        });
+        let found = found.err().map(|defect| match defect {
+            Defect::Length(_) => "length".to_owned(),
+            Defect::Truncated => "truncated".to_owned(),
+            Defect::Trailing => "trailing".to_owned(),
+            Defect::Value(field) => field.to_owned(),
+            Defect::Type(_) => "type".to_owned(),
+        });
+        assert_eq!(found.as_deref(), Some(reason), "{name}");
+    }
+}
+
+#[test]
+fn unknown_types_from_128_on_are_skipped() {
+    for (name, bytes) in section("Skipped") {
+        let decoded = Frame::decode(&bytes).expect("no defect").expect("whole");
+        assert!(matches!(decoded, (Frame::Unknown(128..), length) if length == bytes.len()), "{name}");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
