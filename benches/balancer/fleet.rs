@@ -113,7 +113,7 @@ impl Fleet {
         let server = free_address()?;
         let path = directory.display();
         let configuration = format!(
-            "daemon off; worker_processes 1; pid {path}/nginx.pid; error_log /dev/null; user root;\n\
+            "daemon off; master_process off; worker_processes 1; pid {path}/nginx.pid; error_log /dev/null; user root;\n\
              events {{ worker_connections 4096; }}\n\
              http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;\n\
              client_body_temp_path {path}; proxy_temp_path {path}; fastcgi_temp_path {path};\n\
