@@ -209,8 +209,6 @@ pub const ACKS_WAIT_MS: u64 = 1_000;
 pub const AFTER_WAIT_MS: u64 = 200;
 /// A stamp this far ahead of this node's clock closes the link, in milliseconds.
 pub const STAMP_AHEAD_MS: u64 = 60_000;
-/// A clock this far from the median of the peers' makes a node refuse writes, in milliseconds.
-pub const CLOCK_SKEW_MS: u64 = 500;
 /// Records that a scan for a peer looks at before the worker turns to other work.
 pub const SCAN_RECORDS_PER_TURN: usize = 256;
 /// Links that are accepted but not yet established, for each worker; the oldest gives way.

@@ -353,13 +353,15 @@ impl Members {
         let Some(member) = self.members.get_mut(&from) else { return };
         member.heard_ns = Some(now_ns);
         member.refused = false;
+        // Before any removal, the sender's own included: whom a former member has let in stays, or nobody but
+        // they would know of them. What cannot be added is of no concern to the beat's sender.
+        for (info, _) in beat.members.iter().filter(|(info, _)| info.incarnation != from) {
+            let _ = self.add(info, progress, true, now_ns);
+        }
         if beat.phase == Phase::Left {
-            // Whom it has let in stays, or nobody but they would know of them.
-            for (info, _) in beat.members.iter().filter(|(info, _)| info.incarnation != from) {
-                let _ = self.add(info, progress, true, now_ns);
-            }
             return self.remove(from, progress, now_ns);
         }
+        let Some(member) = self.members.get_mut(&from) else { return };
         let fences = beat.members.iter().filter(|(_, fenced)| *fenced).map(|(m, _)| m.incarnation).collect();
         let before = (member.phase(), member.health);
         let settled = beat.vectors.iter().filter(|v| v.is_settled).map(|v| v.origin).collect();
@@ -378,12 +380,6 @@ impl Members {
         member.health = Health::Alive;
         self.dirty |= before != (beat.phase, Health::Alive);
         let fenced_by_us = member.fenced;
-        // Before the removals, so that no view is ever without those whom a former member has let in.
-        for (info, _) in beat.members.iter().filter(|(info, _)| info.incarnation != from) {
-            if info.incarnation != self.me.incarnation {
-                let _ = self.add(info, progress, true, now_ns);
-            }
-        }
         for incarnation in beat.removed {
             self.remove(incarnation, progress, now_ns);
         }
@@ -407,7 +403,7 @@ impl Members {
                 }
                 continue;
             }
-            // What cannot be added is of no concern to the beat's sender.
+            // Once more: its name may be free now.
             let _ = self.add(&info, progress, true, now_ns);
         }
     }

@@ -235,7 +235,12 @@ impl Mesh {
     /// node is alone and has always been: then nobody else can matter.
     #[must_use]
     pub fn floor(&self) -> Option<Hlc> {
-        self.logging.load(Ordering::Acquire).then(|| Hlc(self.floor.load(Ordering::Acquire)))
+        self.logging.load(Ordering::Acquire).then(|| self.decided())
+    }
+
+    /// Writes at or below this were decided before: they are not taken any more. Zero before there is a copy.
+    fn decided(&self) -> Hlc {
+        Hlc(self.floor.load(Ordering::Acquire))
     }
 
     /// The state behind the view, for `/status` and tests.

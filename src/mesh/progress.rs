@@ -90,8 +90,7 @@ impl Stream {
     }
 
     fn settle(&mut self) {
-        if let Some((seq, closed)) = self.pending.filter(|(seq, _)| *seq <= self.held.applied) {
-            let _ = seq;
+        if let Some((_, closed)) = self.pending.filter(|(seq, _)| *seq <= self.held.applied) {
             self.held.closed = self.held.closed.max(closed);
             self.pending = None;
         }

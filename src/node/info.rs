@@ -12,7 +12,7 @@ use crate::mesh::view::Health;
 use crate::store::Storage;
 use serde_json::json;
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -90,23 +90,17 @@ impl<S: Storage> Node<S> {
     pub(super) fn ping(&self, local: Option<SocketAddr>, framing: Framing, out: &mut Vec<u8>) -> Status {
         let view = self.view();
         let host = local.map_or_else(|| "localhost".to_owned(), |address| address.ip().to_string());
-        let peer_host = local.map_or_else(
-            || "127.0.0.1".to_owned(),
-            |a| SocketAddr::new(a.ip().to_canonical(), 0).to_string(),
-        );
-        let peer_host = peer_host.trim_end_matches('0');
-        let advertised = self.mesh.config.me.address;
-        let own_peer = match advertised.ip().is_unspecified() {
-            true => format!("{peer_host}{}", advertised.port()),
-            false => advertised.to_string(),
-        };
+        let mut peer = self.mesh.config.me.address;
+        if peer.ip().is_unspecified() {
+            peer.set_ip(local.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip().to_canonical()));
+        }
         let me = json!({
             "host": host,
             "port": self.settings.port,
             "isDown": false,
             "name": view.name,
             "inc": format!("{:?}", view.me),
-            "peer": own_peer,
+            "peer": peer.to_string(),
         });
         let others = view.peers.iter().map(|peer| {
             json!({

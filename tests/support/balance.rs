@@ -110,19 +110,11 @@ impl Balance {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(status.expect("kill runs").success());
+        super::signal(&self.child, name);
     }
 
     pub fn wait(&mut self, limit: Duration) -> std::process::ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return status;
-            }
-            assert!(begun.elapsed() < limit, "still running: {}", self.log.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        super::wait(&mut self.child, &self.log, limit)
     }
 }
 

@@ -60,6 +60,24 @@ pub fn seed() -> u64 {
     seed
 }
 
+/// Sends a process a signal, by its name without SIG.
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.expect("kill runs").success());
+}
+
+/// Waits for a process to end; panics after `limit` with what it printed.
+pub fn wait(child: &mut Child, log: &Mutex<String>, limit: Duration) -> std::process::ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status;
+        }
+        assert!(begun.elapsed() < limit, "still running after {limit:?}: {}", log.lock().unwrap());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A node that ends with the test.
 pub struct Node {
     pub child: Child,
@@ -115,20 +133,12 @@ impl Node {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(status.expect("kill runs").success());
+        signal(&self.child, name);
     }
 
     /// Waits for the process to end; panics after `limit`.
     pub fn wait(&mut self, limit: Duration) -> std::process::ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return status;
-            }
-            assert!(begun.elapsed() < limit, "still running after {limit:?}: {}", self.log.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait(&mut self.child, &self.log, limit)
     }
 }
 

@@ -6,9 +6,10 @@
 
 use super::{MS, Members, Rules};
 use crate::base::version::{Hlc, Incarnation};
+use crate::limits::REMOVED_GOSSIP_MAX;
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
-use crate::peer::frame::{Held, Phase};
+use crate::peer::frame::{Held, OriginVector, Phase};
 use std::collections::BTreeSet;
 
 /// Settled origins that one member is reminded of at a time.
@@ -67,6 +68,27 @@ impl Members {
                 self.retired.push((gone, rules.latest));
             }
         }
+    }
+
+    /// What is held of the members and, oldest first and no more than a frame has room for, of those who
+    /// have gone.
+    pub(in crate::mesh) fn vectors(&self, progress: &Progress) -> Vec<OriginVector> {
+        let mut gone = 0;
+        let mut vectors = progress.vectors();
+        vectors.retain(|vector| {
+            if self.members.contains_key(&vector.origin) {
+                return true;
+            }
+            gone += usize::from(self.removed.contains(&vector.origin));
+            gone <= REMOVED_GOSSIP_MAX - 2 && self.removed.contains(&vector.origin)
+        });
+        let answers = self.asked_settled.iter().filter(|origin| progress.get(**origin).is_none());
+        vectors.extend(answers.map(|origin| OriginVector {
+            origin: *origin,
+            is_settled: true,
+            workers: Vec::new(),
+        }));
+        vectors
     }
 
     /// Something of a former member may still be missing somewhere.

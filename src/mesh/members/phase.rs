@@ -2,7 +2,7 @@
 //! serves as soon as everybody waits for it.
 
 use super::{Event, MS, Member, Members, Rules};
-use crate::limits::{BOOTSTRAP_MS, BOOTSTRAP_SETTLED_MS, REMOVED_GOSSIP_MAX, SUSPECT_MS};
+use crate::limits::{BOOTSTRAP_MS, BOOTSTRAP_SETTLED_MS, SUSPECT_MS};
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
 use crate::peer::frame::Phase;
@@ -88,26 +88,5 @@ impl Members {
             let Some(origin) = progress.get(member.info.incarnation) else { return false };
             origin.vector().iter().zip(&echo.heads).all(|(held, head)| held.applied >= *head)
         })
-    }
-
-    /// What is held of the members and, oldest first and no more than a frame has room for, of those who
-    /// have gone.
-    pub(in crate::mesh) fn vectors(&self, progress: &Progress) -> Vec<crate::peer::frame::OriginVector> {
-        let mut gone = 0;
-        let mut vectors = progress.vectors();
-        vectors.retain(|vector| {
-            if self.members.contains_key(&vector.origin) {
-                return true;
-            }
-            gone += usize::from(self.removed.contains(&vector.origin));
-            gone <= REMOVED_GOSSIP_MAX - 2 && self.removed.contains(&vector.origin)
-        });
-        let answers = self.asked_settled.iter().filter(|origin| progress.get(**origin).is_none());
-        vectors.extend(answers.map(|origin| crate::peer::frame::OriginVector {
-            origin: *origin,
-            is_settled: true,
-            workers: Vec::new(),
-        }));
-        vectors
     }
 }

@@ -155,11 +155,6 @@ impl Members {
     pub(in crate::mesh) fn pull_state(&self) -> &State {
         &self.pull
     }
-
-    /// Records at or below this were decided before: they are not taken any more.
-    pub(in crate::mesh) fn decided(&self) -> Hlc {
-        if self.loaded { self.floor } else { Hlc::ZERO }
-    }
 }
 
 fn is_ahead(theirs: &[Held], ours: &[Held]) -> bool {

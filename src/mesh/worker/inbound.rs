@@ -1,7 +1,7 @@
 //! The acceptor's end of a link: another member's worker streams its writes here; they are applied and
 //! acknowledged. Its beats are taken in, and its pulls are served.
 
-use super::outbound::{apply, is_joining};
+use super::outbound::apply;
 use super::{Context, Ending, MS, Rebirth, Worker};
 use crate::base::version::Incarnation;
 use crate::limits::{ACK_MS, ACK_OPERATIONS, LINK_OUTPUT_BYTES, RANGES_OWN_MAX};
@@ -9,7 +9,7 @@ use crate::mesh::members::Meeting;
 use crate::mesh::progress::Origin;
 use crate::mesh::scan::Scan;
 use crate::mesh::{Mesh, Mutation, is_empty, lineage_tag};
-use crate::peer::frame::{Beat, Echo, Frame, Held, Hello, PullBegin, Reason, Welcome};
+use crate::peer::frame::{Beat, Echo, Frame, Held, Hello, Phase, PullBegin, Reason, Welcome};
 use crate::peer::link::Link;
 use crate::store::Storage;
 use std::net::SocketAddr;
@@ -152,7 +152,7 @@ pub(super) fn on_frame<S: Storage>(
         }
         Frame::Ops { .. } if from.lineage == 0 => Err(Ending::protocol("operations without a lineage")),
         Frame::Ops { first, count, ack_now, bytes } => {
-            let decided = worker.mesh.members.lock().decided();
+            let decided = worker.mesh.decided();
             let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
             let mut superseded = 0;
             let mut applied = 0;
@@ -264,7 +264,7 @@ fn on_hello<S: Storage>(
         lineage: members.own_lineage(),
         empty,
         applied,
-        joining: is_joining(members.phase()),
+        joining: members.phase() == Phase::Joining,
     });
     mesh.begin_logging();
     mesh.publish(&members);

@@ -7,7 +7,7 @@ use crate::limits::LINK_OUTPUT_BYTES;
 use crate::mesh::log::{Cursor, Log};
 use crate::mesh::members::{Meeting, PullPlan};
 use crate::mesh::{Mesh, is_empty};
-use crate::peer::frame::{Frame, Hello, Phase, PullBegin, Reason, Welcome};
+use crate::peer::frame::{Frame, Hello, PullBegin, Reason, Welcome};
 use crate::peer::link::Link;
 use crate::peer::operation::{Kind, Operation};
 use crate::store::{KeyHash, Marks, NewRecord, Stamp, Storage};
@@ -101,8 +101,7 @@ pub(super) fn stream(log: &Log, cursor: &mut Cursor, link: &mut Link, awaited: u
     while link.output().len() < LINK_OUTPUT_BYTES {
         match log.take(cursor) {
             Ok(Some(piece)) => {
-                let last = piece.first + u64::from(piece.count) - 1;
-                let ack_now = awaited >= piece.first && awaited > 0 && last >= piece.first;
+                let ack_now = awaited >= piece.first;
                 link.send(&Frame::Ops {
                     first: piece.first,
                     count: piece.count,
@@ -162,7 +161,7 @@ pub(super) fn on_frame<S: Storage>(
         Frame::Records { id: pull, writers, bytes } => {
             let pulling = worker.pulling.as_mut().filter(|p| p.id == pull && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
-            let decided = worker.mesh.members.lock().decided();
+            let decided = worker.mesh.decided();
             for record in Frame::records(writers, bytes) {
                 let (writer, operation) = record.map_err(|defect| Ending::protocol(&defect.to_string()))?;
                 apply(&worker.mesh, writer, &operation, decided, context)?;
@@ -188,6 +187,7 @@ fn finish<S>(worker: &Worker, pulling: Pulling, out: &Outbound, context: Context
     let mut members = mesh.members.lock();
     let Some(begin) = pulling.begin else { return members.fail_pull(context.now.mono_ns) };
     members.finish_pull(&begin, &mesh.progress);
+    mesh.floor.store(members.floor().0, Ordering::Release);
     drop(members);
     if pulling.is_full {
         let ms = context.now.mono_ns.saturating_sub(pulling.begun_ns) / MS;
@@ -377,9 +377,4 @@ fn apply_clear<S: Storage>((hlc, writer): (Hlc, Incarnation), context: Context<'
     };
     context.store.clear(Stamp::Given(Version { hlc, writer }), context.now.wall_ms);
     Ok(())
-}
-
-/// A member that is still loading wants only what is new.
-pub(super) fn is_joining(phase: Phase) -> bool {
-    phase == Phase::Joining
 }
