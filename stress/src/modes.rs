@@ -1,8 +1,8 @@
 //! What each mode does, from the options to the exit code.
 
-use crate::compare::compare;
+use crate::compare::{compare, pool};
 use crate::machine::{Host, now_rfc3339, raise_descriptor_limit};
-use crate::options::{Cli, Mode, Options};
+use crate::options::{Cli, Files, Mode, Options};
 use crate::progress::Shower;
 use crate::report::build::{self, Frame, Part, counts};
 use crate::report::{self, H, Report, TargetInfo, Verdict, files, text};
@@ -46,8 +46,12 @@ pub fn main(cli: Cli) -> Result<u8, Failed> {
         Some(Mode::Sweep { from, step, options }) => sweeping(from, step, *options),
         Some(Mode::Lag(options)) => lagging(&options),
         Some(Mode::Compare { base, new, noise, color }) => {
-            let (old, new) = (files::read(&base).map_err(usage)?, files::read(&new).map_err(usage)?);
-            let found = compare(&old, &base.display().to_string(), &new, noise).map_err(usage)?;
+            let read = |files: &Files| -> Result<Report, Failed> {
+                let reports: Result<Vec<Report>, _> = files.0.iter().map(|path| files::read(path)).collect();
+                pool(reports.map_err(usage)?).map_err(usage)
+            };
+            let (old, new) = (read(&base)?, read(&new)?);
+            let found = compare(&old, &base.to_string(), &new, noise).map_err(usage)?;
             warn_of_comparison(&old, &new);
             print(&text::comparison(&found, paint(color)));
             Ok(if found.regression { MISSED } else { 0 })
@@ -239,20 +243,18 @@ fn sweeping(from: f64, factor: f64, mut options: Options) -> Result<u8, Failed> 
     let Stage { mut plan, interrupted, mut frame, slos, .. } = stage("sweep", &options)?;
     let mut shower = Shower::new(&options, &plan);
     let mut steps: Vec<(Report, Part)> = Vec::new();
-    let swept = sweep::sweep(from, factor, |rate| {
+    let swept = sweep::sweep(from, factor, |rate, again| {
         plan.pace = Some(Pace { rate, arrival: options.arrival() });
         (frame.config.rate, frame.config.arrival) = (Some(rate), Some(options.arrival()));
-        for attempt in 1..=sweep::ATTEMPTS {
-            let outcome = run(&plan, &interrupted, |progress| shower.show(progress))?;
-            let part = Part::new(outcome, &plan);
-            let mut step = build::report(frame.clone(), std::slice::from_ref(&part));
-            step.slo = slos.iter().map(|slo| slo.judge(&step)).collect();
-            step.runs[0].slo_pass = Some(step.slo.iter().all(|slo| slo.pass));
-            if step.verdict == Verdict::Valid || attempt == sweep::ATTEMPTS || step.interrupted {
-                steps.push((step, part));
-                break;
-            }
+        let outcome = run(&plan, &interrupted, |progress| shower.show(progress))?;
+        let part = Part::new(outcome, &plan);
+        let mut step = build::report(frame.clone(), std::slice::from_ref(&part));
+        step.slo = slos.iter().map(|slo| slo.judge(&step)).collect();
+        step.runs[0].slo_pass = Some(step.slo.iter().all(|slo| slo.pass));
+        if again {
+            steps.pop();
         }
+        steps.push((step, part));
         let stop = interrupted.load(Ordering::Relaxed);
         Ok(steps.last().map(|(step, _)| step.runs[0].clone()).filter(|_| !stop))
     })

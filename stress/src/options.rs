@@ -50,8 +50,9 @@ pub enum Mode {
     Lag(Box<Options>),
     /// Tells whether the second report's runs differ from the first one's
     Compare {
-        base: PathBuf,
-        new: PathBuf,
+        /// A report, or some (a.json,b.json) whose runs are taken together
+        base: Files,
+        new: Files,
         /// Changes up to this are none
         #[arg(long, default_value = "1%", value_parser = percent)]
         noise: f64,
@@ -75,6 +76,24 @@ pub enum Mode {
         #[arg(long, default_value = "auto")]
         color: ColorChoice,
     },
+}
+
+/// One file or some, as one argument.
+#[derive(Clone, Debug)]
+pub struct Files(pub Vec<PathBuf>);
+
+impl std::str::FromStr for Files {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.split(',').map(PathBuf::from).collect()))
+    }
+}
+
+impl std::fmt::Display for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let paths: Vec<_> = self.0.iter().map(|path| path.display().to_string()).collect();
+        f.write_str(&paths.join(","))
+    }
 }
 
 #[derive(Args, Clone, Debug)]

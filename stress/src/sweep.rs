@@ -8,8 +8,9 @@ use crate::report::Verdict;
 const STEPS_MAX: usize = 60;
 /// Halvings of the last gap: an eighth of a step is left.
 const HALVINGS: u32 = 3;
-/// An INVALID step may be a moment's noise on the client's machine: it is repeated this often.
-pub(crate) const ATTEMPTS: u32 = 3;
+/// An INVALID step may be a moment's noise on the client's machine: it is done this often before it counts, so that a
+/// sweep takes at most as many times longer.
+const ATTEMPTS: u32 = 3;
 
 /// How a sweep has ended.
 pub(crate) struct Swept {
@@ -19,20 +20,27 @@ pub(crate) struct Swept {
     pub(crate) client_limited: bool,
 }
 
-/// Carries out steps: `step` runs one at a rate and says how it went, `None` to stop.
+/// Carries out steps: `step` runs one at a rate and says how it went, `None` to stop. The last attempt at a step is
+/// the one that counts; `again` says that this one takes the place of the one before.
 ///
 /// # Errors
 /// What a step could not do.
 pub(crate) fn sweep(
     from: f64,
     factor: f64,
-    mut step: impl FnMut(f64) -> Result<Option<RunSummary>, String>,
+    mut step: impl FnMut(f64, bool) -> Result<Option<RunSummary>, String>,
 ) -> Result<Swept, String> {
     let mut swept = Swept { knee: None, client_limited: false };
     let (mut good, mut bad, mut rate) = (None, None, from);
     let mut halvings = 0;
     for number in 0..STEPS_MAX {
-        let Some(summary) = step(rate)? else { break };
+        let mut attempted = step(rate, false)?;
+        for _ in 1..ATTEMPTS {
+            if attempted.as_ref().is_some_and(|summary| summary.verdict == Verdict::Invalid) {
+                attempted = step(rate, true)?;
+            }
+        }
+        let Some(summary) = attempted else { break };
         if summary.verdict == Verdict::Valid && summary.slo_pass != Some(false) {
             (good, swept.knee) = (Some(rate), Some(number));
         } else {
@@ -76,8 +84,10 @@ mod tests {
 
     fn steps(limit: f64, verdict: Verdict) -> (Vec<f64>, Swept) {
         let mut rates = Vec::new();
-        let swept = sweep(1000.0, 2.0, |rate| {
-            rates.push(rate);
+        let swept = sweep(1000.0, 2.0, |rate, again| {
+            if !again {
+                rates.push(rate);
+            }
             let over = rate > limit;
             Ok(Some(summary(rate, if over { verdict } else { Verdict::Valid }, !over)))
         });
@@ -93,5 +103,23 @@ mod tests {
         assert_eq!((rates.len(), swept.knee), (1, None), "nothing below the first is tried");
         assert!(steps(3000.0, Verdict::Invalid).1.client_limited);
         assert_eq!(steps(f64::INFINITY, Verdict::Valid).0.len(), STEPS_MAX);
+    }
+
+    #[test]
+    fn an_invalid_step_is_done_again_and_counts_after_three_times() {
+        let mut done = Vec::new();
+        let swept = sweep(1000.0, 2.0, |rate, again| {
+            done.push((rate as u32, again));
+            // At 2000 the machine is disturbed once; 4000 is too much for the client.
+            let invalid = (rate == 2000.0 && !again) || rate == 4000.0;
+            let verdict = if invalid { Verdict::Invalid } else { Verdict::Valid };
+            Ok((rate <= 4000.0).then(|| summary(rate, verdict, true)))
+        });
+        let swept = swept.unwrap();
+        assert_eq!(done[..3], [(1000, false), (2000, false), (2000, true)]);
+        assert_eq!(done[3..6], [(4000, false), (4000, true), (4000, true)]);
+        assert_eq!(done[6..], [(3000, false), (3500, false), (3750, false)]);
+        assert!(swept.client_limited, "what ended it was the client");
+        assert_eq!(swept.knee, Some(5), "the steps are 1000, 2000, 4000, 3000, 3500, 3750");
     }
 }

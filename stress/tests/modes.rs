@@ -202,6 +202,14 @@ fn compare_tells_a_change_from_none_and_refuses_other_workloads() {
     stress(&fixture.url, &["-n", "400", "--mix", "get=1", "--json", other.path()]);
     let (code, text) = run(&["compare", slow.path(), other.path()]);
     assert!(code == Some(2) && text.contains("mix set=1 there, get=1 here"), "{text}");
+    // Several reports count as one: half of these runs are three times as fast, which is scatter and no change.
+    let both = format!("{},{}", slow.path(), fast.path());
+    let (code, text) = run(&["compare", &both, &both]);
+    assert!(code == Some(0) && text.contains("no regression"), "{text}");
+    let (code, text) = run(&["compare", &format!("{0},{0}", fast.path()), slow.path()]);
+    assert!(code == Some(3) && text.contains("REGRESSION"), "{text}");
+    let (code, text) = run(&["compare", &format!("{},{}", slow.path(), other.path()), slow.path()]);
+    assert!(code == Some(2) && text.contains("reports of different workloads: mix"), "{text}");
 }
 
 #[test]

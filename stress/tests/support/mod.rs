@@ -162,6 +162,12 @@ pub struct Nginx {
     pub url: String,
 }
 
+impl Nginx {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Nginx {
     fn drop(&mut self) {
         let _ = self.child.kill();
