@@ -2,6 +2,7 @@
 
 use super::core::api::Location;
 use super::core::containers::Group;
+use super::core::patience::Patience;
 use super::core::pick::Selection;
 use super::core::pool::CheckMode;
 use crate::system;
@@ -38,6 +39,8 @@ pub struct BalanceConfig {
     pub max_connections: usize,
     /// Bulk goes through pipes inside the kernel instead of being copied.
     pub splice: bool,
+    /// How long connections may stand still, and how many may wait.
+    pub patience: Patience,
 }
 
 impl BalanceConfig {
@@ -55,6 +58,7 @@ impl BalanceConfig {
             max_connections: connections_for(system::descriptor_limit(), workers)
                 .min(CONNECTIONS_DEFAULT_MAX),
             splice: true,
+            patience: Patience::default(),
         }
     }
 }

@@ -112,7 +112,8 @@ impl Balancer {
         }
         let given = if let Source::Given(members) = &config.source { members.clone() } else { Vec::new() };
         let shared = Arc::new(Shared::new(config.max_connections, workers, given));
-        let ways = relay::Ways { selection: config.selection, splice: config.splice };
+        let ways =
+            relay::Ways { selection: config.selection, splice: config.splice, patience: config.patience };
         let balancer = Balancer { shared, address, status, threads: Mutex::new(Vec::new()) };
         let started = balancer.start_threads(config, ways, listeners, page_listener);
         if let Err(error) = started {

@@ -3,6 +3,7 @@
 use super::core::pick::Routes;
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -221,4 +222,11 @@ impl Shared {
             let _ = waker.wake();
         }
     }
+}
+
+/// No descriptors or no memory: nobody else's fault.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| known.iter().any(|errno| errno.raw_os_error() == code))
 }

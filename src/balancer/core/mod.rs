@@ -5,6 +5,7 @@ pub mod api;
 pub mod containers;
 pub mod discovery;
 pub mod events;
+pub mod patience;
 pub mod pick;
 pub mod pool;
 pub mod response;

@@ -7,11 +7,12 @@
 use super::listen;
 use super::pipe::Pipes;
 use super::session::{Phase, Pumped, Session, Side};
+use crate::balancer::core::patience::{End, Patience, Standing};
 use crate::balancer::core::pick::{SLOW_TRIES_MAX, Selection, TRIES_MAX};
-use crate::balancer::shared::{Failure, Shared, Table};
+use crate::balancer::shared::{Failure, Shared, Table, is_ours};
 use crate::limits::{
-    BALANCER_DRAIN_MS, CONNECT_ATTEMPT_MS, CONNECT_TOTAL_MS, LINGER_MS, RELAY_BUFFER_BYTES,
-    RELAY_HALF_CLOSED_MS, RELAY_IDLE_MS, RELAY_ROUNDS_MAX, TURN_ACCEPTS_MAX, WAIT_MS, WAITING_MAX,
+    BALANCER_DRAIN_MS, CONNECT_ATTEMPT_MS, CONNECT_TOTAL_MS, RELAY_BUFFER_BYTES, RELAY_ROUNDS_MAX,
+    TURN_ACCEPTS_MAX,
 };
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
@@ -33,8 +34,6 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const SWEEP_MS: u64 = 1_000;
 /// While there are as many connections as there may be, one that ended elsewhere is noticed within this.
 const FULL_MS: u64 = 20;
-/// During the drain a connection whose last answer is this old gets no other request, probably.
-const DRAIN_QUIET_MS: u64 = 1_000;
 
 /// Pipes that stay open though nothing moves through them.
 const PIPES_KEPT: usize = 4;
@@ -47,6 +46,7 @@ const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: a
 pub(crate) struct Ways {
     pub(crate) selection: Selection,
     pub(crate) splice: bool,
+    pub(crate) patience: Patience,
 }
 
 pub(crate) struct Worker {
@@ -321,13 +321,10 @@ impl Worker {
     }
 
     fn wait(&mut self, key: usize) {
-        if self.waiting.len() >= WAITING_MAX {
-            return self.refuse(key);
-        }
         let session = &mut self.sessions[key];
-        // Not again from the beginning each time that a new backend fails as well.
-        let deadline = self.now_ms.max(session.begun_ms) + WAIT_MS;
-        let deadline = deadline.min(session.begun_ms + CONNECT_TOTAL_MS);
+        let patience = &self.ways.patience;
+        let deadline = patience.waits_until(self.now_ms, session.begun_ms, self.waiting.len());
+        let Some(deadline) = deadline else { return self.refuse(key) };
         session.phase = Phase::Waiting;
         self.shared.totals.waiting.fetch_add(1, Ordering::Relaxed);
         self.waiting.push_back((deadline, key, session.serial));
@@ -523,14 +520,14 @@ impl Worker {
     fn sweep(&mut self) {
         self.swept_ms = self.now_ms;
         self.pipes.trim(PIPES_KEPT);
-        let draining = self.draining_since.is_some();
+        let is_draining = self.draining_since.is_some();
+        let patience = self.ways.patience;
         let mut over = Vec::new();
         for (key, session) in &mut self.sessions {
             let quiet_ms = self.now_ms - session.progress_ms.min(self.now_ms);
             let end = match session.phase {
                 Phase::Connecting | Phase::Waiting | Phase::Over => continue,
-                Phase::Refused if quiet_ms >= LINGER_MS => Some(false),
-                Phase::Refused => None,
+                Phase::Refused => patience.with_refused(quiet_ms).then_some(End::Close),
                 Phase::Relaying => {
                     session.count();
                     if !session.kept_alive
@@ -540,16 +537,17 @@ impl Worker {
                         session.kept_alive = true;
                         let _ = SockRef::from(backend).set_tcp_keepalive(&listen::keepalive());
                     }
-                    let dead = quiet_ms >= SWEEP_MS && self.table.dead.binary_search(&session.slot).is_ok();
-                    let stuck = session.is_half_closed() && quiet_ms >= RELAY_HALF_CLOSED_MS;
-                    let idle = quiet_ms >= RELAY_IDLE_MS;
-                    let served =
-                        draining && session.answered && !session.down.holds() && quiet_ms >= DRAIN_QUIET_MS;
-                    if dead || stuck { Some(true) } else { (idle || served).then_some(false) }
+                    patience.with_relayed(Standing {
+                        quiet_ms,
+                        is_half_closed: session.is_half_closed(),
+                        is_dead: self.table.dead.binary_search(&session.slot).is_ok(),
+                        is_answered: session.answered && !session.down.holds(),
+                        is_draining,
+                    })
                 }
             };
-            if let Some(reset) = end {
-                if reset {
+            if let Some(end) = end {
+                if end == End::Reset {
                     session.reset_both();
                 }
                 over.push(key);
@@ -588,11 +586,4 @@ fn failure_of(error: &io::Error) -> Failure {
         io::ErrorKind::ConnectionReset => Failure::Reset,
         _ => Failure::Other,
     }
-}
-
-/// No descriptors or no memory: nobody else's fault.
-fn is_ours(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let known = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    error.raw_os_error().is_some_and(|code| known.iter().any(|errno| errno.raw_os_error() == code))
 }
