@@ -449,6 +449,15 @@ impl Pool {
         backend.check_next_ms = now_ms + self.jitter.around(period, 10);
     }
 
+    /// A check that could not be made, for a reason that is not the backend's: it says nothing, and is made
+    /// again in its turn.
+    pub fn not_checked(&mut self, now_ms: u64, slot: u64, reason: &str) {
+        let Some(backend) = self.backends.values_mut().find(|backend| backend.slot == slot) else { return };
+        backend.checking = false;
+        backend.last_check = Some((now_ms, format!("not made: {reason}")));
+        backend.check_next_ms = now_ms + self.jitter.around(CHECK_PERIOD_UNSETTLED_MS, 10);
+    }
+
     /// A connection to it failed before the first byte of an answer.
     pub fn connection_failed(&mut self, now_ms: u64, slot: u64, reason: &str) {
         let Some(backend) = self.backends.values_mut().find(|backend| backend.slot == slot) else { return };

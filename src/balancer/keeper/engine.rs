@@ -1,7 +1,7 @@
 //! The engine, as the keeper asks it.
 
+use super::Keeper;
 use super::exchange::{Exchange, Purpose, plain};
-use super::{Keeper, own_addresses};
 use crate::balancer::core::api::{self, ApiVersion, Location};
 use crate::balancer::core::containers::{Group, find_group, parse_list};
 use crate::balancer::core::discovery::{Ask, Discovery};
@@ -138,6 +138,9 @@ impl Keeper {
     /// An exchange with the engine has ended.
     pub(super) fn engine_answered(&mut self, purpose: &Purpose, result: Result<Head, String>, body: &[u8]) {
         let now_ms = self.now_ms;
+        if matches!(purpose, Purpose::List { .. }) {
+            self.learn_own_addresses();
+        }
         let Some(engine) = &mut self.engine else { return };
         let result = result.and_then(|head| match head.status {
             200 => Ok(head),
@@ -172,9 +175,8 @@ impl Keeper {
                     engine.now_fine();
                     // A stream that is opened anew begins where the last list was made.
                     engine.since = head.date.map(|date| date.saturating_sub(SINCE_SECONDS)).or(engine.since);
-                    let own = own_addresses();
                     let port = self.config.listen.port();
-                    let found = find_group(&containers, &engine.group, &own, port, head.date);
+                    let found = find_group(&containers, &engine.group, &self.own, port, head.date);
                     if engine.remark != found.remark {
                         if let Some(remark) = &found.remark {
                             tracing::warn!("{remark}");

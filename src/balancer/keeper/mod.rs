@@ -15,7 +15,7 @@ use self::status::StatusServer;
 use super::config::{BalanceConfig, Source, parse_backend};
 use super::core::api;
 use super::core::pool::{CheckMode, Condition, Health, Listed, Outcome, Pool, State};
-use super::shared::{Counters, Shared, Table};
+use super::shared::{Counters, Shared, Table, is_ours};
 use super::{Member, MemberState};
 use crate::limits::{BACKENDS_FILE_BYTES_MAX, BACKENDS_MAX, CHECK_ANSWER_MS, SMALL_ANSWER_BYTES_MAX};
 use mio::{Events, Interest, Poll, Token};
@@ -57,6 +57,8 @@ pub(super) struct Keeper {
     resolver: Resolver,
     /// What the file of a static list held when it was read last.
     file: Vec<String>,
+    /// The addresses of our interfaces, as of the last time that they could be asked for.
+    own: Vec<IpAddr>,
     look_next_ms: u64,
     status: Option<StatusServer>,
     scratch: Box<[u8]>,
@@ -94,6 +96,7 @@ impl Keeper {
             engine,
             resolver: Resolver::start(waker)?,
             file: Vec::new(),
+            own: own_addresses().unwrap_or_default(),
             look_next_ms: 0,
             status,
             scratch: vec![0; 64 * 1024].into_boxed_slice(),
@@ -203,14 +206,22 @@ impl Keeper {
         list.sort_by(|a, b| a.id.cmp(&b.id));
         list.dedup_by(|a, b| a.id == b.id);
         list.truncate(BACKENDS_MAX);
-        let own = own_addresses();
+        self.learn_own_addresses();
         let listen = self.config.listen;
         for listed in &mut list {
-            if listed.place.as_ref().is_ok_and(|address| is_self(*address, listen, &own)) {
+            if listed.place.as_ref().is_ok_and(|address| is_self(*address, listen, &self.own)) {
                 listed.place = Err("it is this balancer itself".to_owned());
             }
         }
         self.pool.sync(self.now_ms, self.now_ms, list);
+    }
+
+    /// To ask takes a descriptor: while there is none, what was known stays true. Without its own addresses a
+    /// balancer would find no network that leads to its backends.
+    fn learn_own_addresses(&mut self) {
+        if let Ok(own) = own_addresses() {
+            self.own = own;
+        }
     }
 
     fn read_file(&mut self) -> Result<(), String> {
@@ -244,6 +255,10 @@ impl Keeper {
             let most = SMALL_ANSWER_BYTES_MAX as u64;
             match Exchange::tcp(check.address, purpose, question, most) {
                 Ok(exchange) => self.start(exchange, CHECK_ANSWER_MS),
+                Err(error) if is_ours(&error) => {
+                    self.shared.totals.out_of_descriptors.fetch_add(1, Ordering::Relaxed);
+                    self.pool.not_checked(self.now_ms, check.slot, &plain(&error));
+                }
                 Err(error) => self.pool.checked(self.now_ms, check.slot, Outcome::Fail(plain(&error))),
             }
         }
@@ -302,9 +317,13 @@ impl Keeper {
             self.finish(exchange, Err("no answer in time".to_owned()));
         }
         let now_ms = self.now_ms;
-        if let Some(status) = &mut self.status {
+        self.with_status(|status, keeper| {
             status.expire(now_ms);
-        }
+            // The edge of those that wait has passed.
+            if status.is_stalled() {
+                status.accept(keeper.poll.registry(), now_ms);
+            }
+        });
     }
 
     /// An exchange has ended, well or not. Its connection closes here.
@@ -365,9 +384,9 @@ impl Keeper {
 }
 
 /// The addresses of this machine's, or this container's, interfaces, loopback aside.
-fn own_addresses() -> Vec<IpAddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    interfaces.iter().filter(|one| !one.is_loopback()).map(if_addrs::Interface::ip).collect()
+fn own_addresses() -> io::Result<Vec<IpAddr>> {
+    let interfaces = if_addrs::get_if_addrs()?;
+    Ok(interfaces.iter().filter(|one| !one.is_loopback()).map(if_addrs::Interface::ip).collect())
 }
 
 /// A backend that leads back to the balancer would connect in circles until no descriptor is left.

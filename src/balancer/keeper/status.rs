@@ -28,16 +28,26 @@ struct Client {
 pub(super) struct StatusServer {
     listener: TcpListener,
     clients: Slab<Client>,
+    /// Somebody may wait who could not be accepted.
+    stalled: bool,
 }
 
 impl StatusServer {
     pub(super) fn new(registry: &Registry, mut listener: TcpListener) -> io::Result<StatusServer> {
         registry.register(&mut listener, super::STATUS, Interest::READABLE)?;
-        Ok(StatusServer { listener, clients: Slab::new() })
+        Ok(StatusServer { listener, clients: Slab::new(), stalled: false })
     }
 
     pub(super) fn accept(&mut self, registry: &Registry, now_ms: u64) {
-        while let Ok((mut stream, _)) = self.listener.accept() {
+        self.stalled = false;
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    self.stalled = error.kind() != io::ErrorKind::WouldBlock;
+                    return;
+                }
+            };
             if self.clients.len() >= STATUS_CLIENTS_MAX {
                 continue;
             }
@@ -55,6 +65,11 @@ impl StatusServer {
                 });
             }
         }
+    }
+
+    /// There was no descriptor for who came: accept again before long.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
     }
 
     pub(super) fn go_on(&mut self, key: usize, answer: &mut dyn FnMut(&str) -> Answer) {
