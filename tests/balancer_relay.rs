@@ -19,7 +19,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// Transfers per way of moving bytes; `MESHKV_TRANSFERS` asks for another number.
 fn transfers() -> u64 {
-    std::env::var("MESHKV_TRANSFERS").ok().map_or(5_000, |text| text.parse().expect("a number"))
+    std::env::var("MESHKV_TRANSFERS").ok().map_or(10_000, |text| text.parse().expect("a number"))
 }
 
 struct Random(u64);
