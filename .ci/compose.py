@@ -7,7 +7,8 @@ fails ends the run with its reason. Needs root, to look into the balancer's netw
 import http.client
 import json
 import os
-import socket
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -73,6 +74,9 @@ class Observer:
         self.page = {"backends": []}
         self.changes = []
         self.events = []
+        # Backends that had a connection before they were up.
+        self.early = set()
+        self.been_up = set()
         self.lock = threading.Lock()
         pid = inspect(proxy, "{{.State.Pid}}")
         self.looker = subprocess.Popen(["nsenter", "-t", pid, "-n", sys.executable, "-c", LOOK],
@@ -90,6 +94,11 @@ class Observer:
             page = json.loads(text)
             now = {b["name"]: b["state"] for b in page["backends"]}
             with self.lock:
+                for b in page["backends"]:
+                    if b["state"] == "up":
+                        self.been_up.add(b["name"])
+                    elif b["name"] not in self.been_up and b["total"] > 0:
+                        self.early.add(b["name"])
                 for name in set(states) | set(now):
                     if states.get(name) != now.get(name, "gone"):
                         self.changes.append((int(at), name, now.get(name, "gone")))
@@ -218,7 +227,26 @@ def spread(observer, host):
     ok(f"traffic reaches all of them: {load.none_failed()}")
 
 
+def ask(host, path, port=80):
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status == 200, f"{path}: status {answer.status}: {body[:200]}"
+    return json.loads(body)
+
+
 def attach(observer, host):
+    """A node more: it copies what the others hold, and only then is it ready and receives traffic."""
+    written = {f"attach{n}": f"value {n}" for n in range(2000)}
+    connection = http.client.HTTPConnection(host, 80, timeout=30)
+    for key, value in written.items():
+        connection.request("GET", f"/set?k={key}&v={value.replace(' ', '+')}")
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.status
+        answer.read()
+    connection.close()
     with Load(host) as load:
         since = time.time_ns()
         container = compose("run", "-d", "--no-deps", "database").split()[-1]
@@ -226,16 +254,25 @@ def attach(observer, host):
         name, address = name_of(container), address_of(container)
         wait("the attached node is ready", lambda: healthy(address))
         ready = time.time_ns()
+        # Of itself, not through the balancer.
+        held = {pair["k"]: pair["v"] for pair in ask(address, "/getAll?prefix=attach", 8080)}
         wait("it is routed to", lambda: total(observer, name) > 0)
         took = (time.time_ns() - ready) / 1e6
     assert took <= 1000, f"{took:.0f} ms from ready to the first request"
+    assert held == written, f"{len(held)} of {len(written)} pairs are in the attached node when it becomes ready"
+    # It copied before it was ready, and nothing came before the balancer had seen that it is.
+    log = subprocess.run(["docker", "logs", container], capture_output=True, text=True).stderr
+    copied = re.search(r"copied (\d+) records.*?^ready", log, re.S | re.M)
+    assert copied and int(copied.group(1)) >= len(written), log
+    assert name not in observer.early, "a connection came to it while it was new or warming"
     text = load.none_failed()
     up = (observer.changed(name, ("up",), since) - observer.event(container, ("start",), since)) / 1e6
     with Load(host) as load:
         run("docker", "rm", "-f", container)
         wait("it is gone", lambda: name not in observer.backends())
     assert len(load.failed) <= THREADS, load.failed[:5]
-    ok(f"run -d attaches a node: up {up:.0f} ms after its start, first request within {took:.0f} ms; {text}")
+    ok(f"run -d attaches a node: up {up:.0f} ms after its start with all {len(written)} pairs, nothing routed to it "
+       f"before, first request within {took:.0f} ms; {text}")
 
 
 def scaled(observer, host):
@@ -398,6 +435,91 @@ def two_networks():
         os.remove("two-networks.yml")
 
 
+def socket_proxy_image():
+    """HAProxy as this machine has it, with its libraries and nothing else."""
+    binary = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    if binary is None:
+        return None
+    libraries = [word for line in run("ldd", binary).splitlines() for word in line.split() if word.startswith("/")]
+    files = [path.lstrip("/") for path in [binary, *libraries]]
+    with subprocess.Popen(["tar", "-C", "/", "-ch", *files], stdout=subprocess.PIPE) as tar:
+        subprocess.run(["docker", "import", "-", "meshkv-ci/socket-proxy"], stdin=tar.stdout, check=True,
+                       stdout=subprocess.DEVNULL)
+    return binary
+
+
+def with_socket_proxy(text, binary):
+    """The compose file after what its comment on the socket proxy says was done, with HAProxy in the place of the
+    image that the comment names, which takes a registry. HAProxy is given the comment's list of paths; the
+    restriction to one client (-allowfrom) has no counterpart here."""
+    allowed = re.search(r"-allowGET=(.*)", text).group(1)
+    with open("engine.cfg", "w") as file:
+        file.write("defaults\n mode http\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
+                   "frontend engine\n bind :2375\n"
+                   f" http-request deny unless METH_GET {{ path -m reg ^({allowed})$ }}\n"
+                   " default_backend socket\nbackend socket\n server socket unix@/var/run/docker.sock\n")
+    lines, service, skipping = [], None, False
+    for line in text.splitlines():
+        if line.startswith("  # engine:") or service == "engine" and line.startswith("  #"):
+            line = line.replace("# ", "", 1)
+        key = re.fullmatch(r" {2}(\w+):", line)
+        if key:
+            service = key.group(1)
+        if not line.startswith("      "):
+            skipping = False
+        if service == "proxy" and re.match(r" {4}(volumes|user):", line) or \
+                service == "engine" and re.match(r" {4}command:", line):
+            skipping = True
+        if skipping:
+            continue
+        if service == "proxy":
+            line = re.sub("DOCKER_API_LOCATION: .*", "DOCKER_API_LOCATION: tcp://engine:2375", line)
+        if service == "engine" and line.startswith("    image:"):
+            line = f'    image: meshkv-ci/socket-proxy\n    command: ["{binary}", "-f", "/engine.cfg", "-db"]'
+        lines.append(line)
+        if service == "engine" and line.startswith("      - /var/run/docker.sock"):
+            lines.append("      - ./engine.cfg:/engine.cfg:ro")
+    return "\n".join(lines) + "\n"
+
+
+def behind_a_socket_proxy():
+    """The compose file's commented variant: the balancer has no socket, and what stands before it lets three paths
+    through."""
+    binary = socket_proxy_image()
+    if binary is None:
+        print("SKIPPED: no haproxy on this machine; the variant with a socket proxy is NOT tested", flush=True)
+        return
+    env = {"COMPOSE_PROJECT_NAME": f"{PROJECT}sock", "PORT": str(int(os.environ["PORT"]) + 3),
+           "COMPOSE_FILE": "socket-proxy.yml"}
+    with open("docker-compose.yml") as source, open("socket-proxy.yml", "w") as file:
+        file.write(with_socket_proxy(source.read(), binary))
+    try:
+        compose("up", "-d", "--scale", "database=2", env=env)
+        proxy = compose("ps", "-q", "proxy", env=env).split()[0]
+        assert inspect(proxy, "{{len .Mounts}}") == "0", "the balancer has a mount"
+        engine = address_of(compose("ps", "-q", "engine", env=env).split()[0], f"{PROJECT}sock_default")
+        observer = Observer(proxy)
+        wait("both are up", lambda: len(observer.up()) == 2)
+        wait("its stream is open", lambda: observer.page["source"]["stream"])
+        assert "engine:2375" in observer.page["source"]["location"], observer.page["source"]
+        for method, path, status in [("GET", "/version", 200), ("GET", "/v1.41/images/json", 403),
+                                     ("POST", "/v1.41/containers/json", 403), ("GET", "/v1.41/containers/x/json", 403)]:
+            connection = http.client.HTTPConnection(engine, 2375, timeout=10)
+            connection.request(method, path)
+            assert connection.getresponse().status == status, (method, path)
+            connection.close()
+        container = compose("ps", "-q", "database", env=env).split()[0]
+        since = time.time_ns()
+        run("docker", "kill", "-s", "KILL", container)
+        ms = observer.reacted(name_of(container), container, ("die",), ("draining", "gone"), since)
+        observer.close()
+        assert ms <= 100, f"{ms:.0f} ms"
+        ok(f"behind a socket proxy: nothing else passes, nodes are found, a dead one is left {ms:.0f} ms after the event")
+    finally:
+        compose("down", "-v", "--timeout", "1", env=env, check=False)
+        os.remove("socket-proxy.yml")
+
+
 def by_name():
     """Without the engine's socket: every address of the service's name."""
     lone = run("docker", "run", "-d", "--network", f"{PROJECT}_default", "meshkv", "balance", "--port", "8099",
@@ -453,6 +575,7 @@ def main():
     other_project(observer)
     observer.close()
     two_networks()
+    behind_a_socket_proxy()
     # What one node takes all of them have when it answers: the suite need not know which one it reaches. Six,
     # because the members that the steps above have lost are not forgotten yet, and a quorum counts them.
     suite(6, int(os.environ.get("SUITE_TIMES", "10")))
