@@ -4,7 +4,8 @@ ARG RUST_IMAGE=rust:1-slim-bookworm
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /build
-ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET=x86_64-unknown-linux-gnu
+# Stripped below, so nothing to strip is made.
+ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET=x86_64-unknown-linux-gnu CARGO_PROFILE_RELEASE_DEBUG=false
 # Dependencies first: this layer stays as long as they do.
 COPY Cargo.toml Cargo.lock ./
 COPY stress/Cargo.toml stress/
