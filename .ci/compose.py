@@ -227,6 +227,11 @@ def spread(observer, host):
     ok(f"traffic reaches all of them: {load.none_failed()}")
 
 
+def listed(address):
+    """The nodes that this one lists, by name: a container's short id."""
+    return [node["name"] for node in ask(address, "/ping", 8080)["nodes"]]
+
+
 def ask(host, path, port=80):
     connection = http.client.HTTPConnection(host, port, timeout=30)
     connection.request("GET", path)
@@ -293,10 +298,12 @@ def stopped(observer, host):
         run("docker", "stop", container)
         ms = observer.reacted(name, container, ("kill",), ("draining", "gone"), since)
         assert inspect(container, "{{.State.ExitCode}}") == "0", "it did not drain"
+        # One that was only missed would still be listed, as down.
+        wait("the others have been told that it leaves", lambda: container[:12] not in listed(address_of(ids()[1])))
         run("docker", "start", container)
         wait("six again", lambda: len(observer.up()) == 6)
     assert ms <= 100, f"{ms:.0f} ms"
-    ok(f"stop of a node: exit code 0, nothing new {ms:.0f} ms after the signal, back after start; {load.none_failed()}")
+    ok(f"stop of a node: exit code 0, leave announced, nothing new {ms:.0f} ms after the signal, back after start; {load.none_failed()}")
 
 
 def paused(observer, host):
@@ -367,6 +374,23 @@ def moved(observer, host):
     run("docker", "rm", "-f", *squatters)
     assert new != old, f"it came back at {old}"
     ok(f"a restart moved a node from {old} to {new}, and traffic followed; {load.none_failed()}")
+
+
+def recreated(observer, host):
+    """All at once, as compose does it: who asks meanwhile may be refused, and the balancer follows."""
+    old = set(ids())
+    compose("up", "-d", "--no-deps", "--force-recreate", "--scale", "database=6", "database")
+    new = ids()
+    assert len(new) == 6 and not old & set(new), (old, new)
+
+    def follows():
+        found = {b["address"] for b in observer.backends().values() if b["state"] == "up"}
+        return found == {f"{address_of(container)}:8080" for container in new}
+
+    wait("the six new nodes are the backends", follows)
+    with Load(host) as load:
+        time.sleep(0.5)
+    ok(f"recreate: the balancer follows to six other containers; {load.none_failed()}")
 
 
 def balancer_killed(proxy, observer):
@@ -569,6 +593,7 @@ def main():
     killed(observer, host)
     disconnected(observer, host)
     moved(observer, host)
+    recreated(observer, host)
     observer = balancer_killed(proxy, observer)
     by_name()
     forbidden()
