@@ -8,7 +8,7 @@ use meshkv::balancer::config::{BalanceConfig, Source};
 use meshkv::balancer::core::patience::Patience;
 use meshkv::balancer::core::pool::CheckMode;
 use meshkv::balancer::{Balancer, Member};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -226,6 +226,31 @@ fn connections_on_which_nothing_moves_end_and_those_that_speak_in_time_do_not() 
             assert_eq!(text.len(), 30);
         });
     });
+}
+
+#[test]
+fn a_backend_that_never_takes_a_connection_costs_an_attempt_and_no_client() {
+    // Its queue is full, and the kernel drops whoever comes after that.
+    let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("binds");
+    deaf.listen(0).expect("listens");
+    let deaf_address = deaf.local_addr().expect("bound").as_socket().expect("an address");
+    let mut queued = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&deaf_address, Duration::from_millis(200)) {
+        queued.push(stream);
+        assert!(queued.len() < 10, "its queue does not fill");
+    }
+    let backends = vec![deaf_address.to_string(), backend().to_string()];
+    let balancer = balancer(Source::Static { backends, file: None }, Patience::default());
+    for _ in 0..12 {
+        echo(&mut connect(balancer.address()));
+    }
+    let member = balancer.members().into_iter().find(|member| member.address == Some(deaf_address));
+    let member = member.expect("known");
+    // After three of them nobody is sent there any more.
+    assert_eq!((member.state, member.reason.as_str()), ("down", "connections time out"));
+    let status = balancer.status_address().expect("asked for").to_string();
+    assert_eq!((metric(&status, "retries_total"), metric(&status, "unavailable_total")), (3, 0));
 }
 
 /// A hundred connections at once, fewer than the backend's queue of those that it has not accepted yet: most are
