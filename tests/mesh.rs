@@ -65,6 +65,21 @@ fn what_one_node_takes_all_nodes_have_when_it_answers() {
         assert_eq!(body(writer, &format!("/set?k=k&v={round}")), "{\"success\":true}");
         assert_eq!(body(reader, "/get?k=k"), format!("\"{round}\""));
     }
+    // 67 of a's writes, and the one before; its peers say so with their next beats.
+    let told = |field: &str| {
+        let mesh = &status(&a)["mesh"];
+        let peers = mesh["peers"].as_array().expect("peers").iter();
+        peers.map(|peer| peer[field].as_u64().expect("a number")).collect::<Vec<_>>()
+    };
+    until("nothing is pending", || told("pending") == [0, 0]);
+    let accepted = status(&a)["mesh"]["accepted"].as_u64().expect("a number");
+    assert!(accepted >= 67, "{accepted}");
+    assert_eq!(told("acked"), [accepted; 2]);
+    assert_eq!(metric(&a, "meshkv_replication_acked_total"), accepted as f64);
+    assert_eq!(metric(&a, "meshkv_replication_pending_operations"), 0.0);
+    until("the lag is that of a mark", || metric(&a, "meshkv_replication_lag_seconds") < 1.0);
+    let log = c.log.lock().expect("a log").clone();
+    assert!(log.contains("mesh   3 members  1 records  after "), "{log}");
     assert_eq!(body(&b, "/rm?k=k"), "{\"success\":true}");
     assert_eq!(get(&c.address, "/get?k=k").status, 404);
     assert_eq!(body(&c, "/clear"), "{\"success\":true}");

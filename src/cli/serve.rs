@@ -7,11 +7,12 @@ use meshkv::limits::DRAIN_MS;
 use meshkv::node::State;
 use meshkv::node::extension::Extensions;
 use meshkv::server::Server;
+use meshkv::store::Storage;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a drain may take beyond its own bound before the process ends without it.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -26,6 +27,10 @@ pub(super) trait Running: Send + Sync + 'static {
     fn peer_address(&self) -> SocketAddr;
     /// Holds what the mesh holds.
     fn is_ready(&self) -> bool;
+    /// Members of its mesh, itself included.
+    fn members(&self) -> usize;
+    /// Records that it holds.
+    fn records(&self) -> u64;
     /// Has ended, or is about to.
     fn is_stopping(&self) -> bool;
     /// Begins the drain; returns at once.
@@ -49,6 +54,15 @@ impl Running for Server {
 
     fn is_ready(&self) -> bool {
         self.node().state() == State::Ready
+    }
+
+    fn members(&self) -> usize {
+        self.node().mesh.view().size
+    }
+
+    fn records(&self) -> u64 {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.node().store.size(since_1970.as_millis() as u64)
     }
 
     fn is_stopping(&self) -> bool {
@@ -87,6 +101,7 @@ fn supervise<N: Running>(
     // first of a container) does not even have.
     let node: Arc<OnceLock<Arc<N>>> = Arc::new(OnceLock::new());
     watch_signals(Arc::clone(&node), resolved.leave_notice)?;
+    let begun = Instant::now();
     let started = start(config.clone()).map_err(logged)?;
     let started = Arc::clone(node.get_or_init(|| Arc::new(started)));
     announce_start(config, started.http_address(), started.peer_address());
@@ -95,6 +110,15 @@ fn supervise<N: Running>(
         std::thread::sleep(Duration::from_millis(10));
     }
     if started.is_ready() {
+        if !config.join.is_empty() {
+            let (members, records, seconds) =
+                (started.members(), started.records(), begun.elapsed().as_secs_f64());
+            tracing::info!(
+                target: log::START_UP,
+                members, records, seconds,
+                "mesh   {members} members  {records} records  after {seconds:.1} s"
+            );
+        }
         tracing::info!(target: log::START_UP, "ready");
     }
     started.wait().map_err(logged)?;

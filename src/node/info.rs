@@ -236,7 +236,7 @@ impl<S: Storage> Node<S> {
             let labels = [("member", peer.name.as_str()), ("state", peer.health.label())];
             page.sample("meshkv_member_state", &labels, 1);
         }
-        self.mesh_metrics(&mut page);
+        self.mesh_metrics(now, &mut page);
 
         let process = (self.process)();
         page.single("process_cpu_seconds_total", "counter", "User and system CPU time.", process.cpu_seconds);

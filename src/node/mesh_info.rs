@@ -3,8 +3,9 @@
 use super::Node;
 use super::info::Page;
 use crate::base::clock::Now;
+use crate::base::version::Incarnation;
 use crate::mesh::members::Member;
-use crate::peer::frame::Reason;
+use crate::peer::frame::{Held, Reason};
 use crate::peer::link::LinkError;
 use crate::store::Storage;
 use serde_json::{Value, json};
@@ -14,12 +15,36 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
+/// What a member said that it holds of this node's writes, in its last beat, against what there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    acked: u64,
+    pending: u64,
+}
+
+impl Told {
+    /// `heads`: by worker, the last operation that it accepted.
+    fn of(member: &Member, me: Incarnation, heads: &[u64]) -> Told {
+        let held = member.report.as_ref().and_then(|report| report.vectors.get(&me));
+        Told::sum(held.map_or(&[], Vec::as_slice), heads)
+    }
+
+    fn sum(held: &[Held], heads: &[u64]) -> Told {
+        let beyond = |held: &Held| held.ranges.iter().map(|(base, upto)| upto - base).sum::<u64>();
+        let acked = held.iter().map(|held| held.applied + beyond(held)).sum();
+        // The beat may be younger than the heads.
+        Told { acked, pending: heads.iter().sum::<u64>().saturating_sub(acked) }
+    }
+}
+
 impl<S: Storage> Node<S> {
     /// The `mesh` object of `/status`.
     pub(super) fn mesh_status(&self, now: Now) -> Value {
         let mesh = &self.mesh;
+        let heads = mesh.heads();
         mesh.with_members(|members| {
             let peer = |member: &Member| {
+                let told = Told::of(member, members.me().incarnation, &heads);
                 let origin = mesh.progress().get(member.info.incarnation);
                 let applied: u64 =
                     origin.as_ref().map_or(0, |o| o.vector().iter().map(|held| held.applied).sum());
@@ -33,6 +58,8 @@ impl<S: Storage> Node<S> {
                     "roundTripMs": member.round_trip_ns as f64 / 1e6,
                     "clockOffsetMs": member.clock_offset_ms,
                     "applied": applied,
+                    "acked": told.acked,
+                    "pending": told.pending,
                     "lagMs": now.wall_ms.saturating_sub(closed_ms),
                     "hasGap": origin.is_some_and(|origin| origin.has_gap()),
                 })
@@ -43,6 +70,7 @@ impl<S: Storage> Node<S> {
                 "viewHash": format!("{:016x}", members.view_hash()),
                 "isAgreed": members.is_agreed(),
                 "size": members.others().count() + 1,
+                "accepted": heads.iter().sum::<u64>(),
                 "floorAgeMs": mesh.floor().map(|floor| now.wall_ms.saturating_sub(floor.millis())),
                 "peers": members.others().map(peer).collect::<Vec<_>>(),
             })
@@ -50,7 +78,7 @@ impl<S: Storage> Node<S> {
     }
 
     /// The mesh's part of `/metrics`.
-    pub(super) fn mesh_metrics(&self, page: &mut Page) {
+    pub(super) fn mesh_metrics(&self, now: Now, page: &mut Page) {
         let mesh = &self.mesh;
         let counters = &mesh.counters;
         let name = "meshkv_peer_link_errors_total";
@@ -80,7 +108,9 @@ impl<S: Storage> Node<S> {
         page.single("meshkv_replication_below_floor_total", "counter", help, get(&counters.below_floor));
         let help = "Times that this node had to start over under a new incarnation.";
         page.single("meshkv_rebirths_total", "counter", help, get(&counters.rebirths));
+        let heads = mesh.heads();
         mesh.with_members(|members| {
+            let me = members.me().incarnation;
             let members: Vec<&Member> = members.others().collect();
             let origin = |member: &Member| mesh.progress().get(member.info.incarnation);
             let name = "meshkv_replication_applied_total";
@@ -94,6 +124,25 @@ impl<S: Storage> Node<S> {
             for member in &members {
                 let superseded = origin(member).map_or(0, |origin| get(&origin.superseded_total));
                 page.sample(name, &[("peer", &member.info.name)], superseded);
+            }
+            let name = "meshkv_replication_acked_total";
+            page.family(name, "counter", "Operations of this node that each peer's last beat said it holds.");
+            for member in &members {
+                let told = Told::of(member, me, &heads);
+                page.sample(name, &[("peer", &member.info.name)], told.acked);
+            }
+            let name = "meshkv_replication_pending_operations";
+            page.family(name, "gauge", "Operations of this node that each peer has not said it holds.");
+            for member in &members {
+                let told = Told::of(member, me, &heads);
+                page.sample(name, &[("peer", &member.info.name)], told.pending);
+            }
+            let name = "meshkv_replication_lag_seconds";
+            page.family(name, "gauge", "Everything that each peer accepted before this age is held here.");
+            for member in &members {
+                let closed_ms = origin(member).map_or(0, |origin| origin.closed().millis());
+                let lag_ms = now.wall_ms.saturating_sub(closed_ms);
+                page.sample(name, &[("peer", &member.info.name)], lag_ms as f64 / 1e3);
             }
             let name = "meshkv_clock_offset_seconds";
             page.family(name, "gauge", "Each peer's clock against this node's.");
@@ -112,5 +161,24 @@ impl<S: Storage> Node<S> {
                 page.sample(name, &labels, member.round_trip_ns as f64 / 1e9);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_beyond_a_gap_counts() {
+        let held =
+            |applied, ranges: &[(u64, u64)]| Held { applied, ranges: ranges.to_vec(), ..Held::default() };
+        let told = Told::sum(&[held(5, &[(7, 9)]), held(3, &[])], &[10, 3]);
+        assert_eq!(told, Told { acked: 10, pending: 3 });
+        assert_eq!(
+            Told::sum(&[held(6, &[])], &[5]),
+            Told { acked: 6, pending: 0 },
+            "a beat younger than the heads"
+        );
+        assert_eq!(Told::sum(&[], &[4]), Told { acked: 0, pending: 4 }, "not heard yet");
     }
 }
