@@ -88,14 +88,15 @@ class Client:
 class Node:
     """One node. `where`: the name of a network namespace, and its address for clients; none: on loopback."""
 
-    def __init__(self, lab, name, join=(), where=None, more=(), env=None, port=0):
+    def __init__(self, lab, name, join=(), where=None, more=(), env=None, port=0, ready=True):
         self.lab, self.name, self.where = lab, name, where
         self.join, self.more, self.env, self.port = list(join), list(more), env or {}, port
         self.starts = 0
         self.process = None
-        self.start()
+        self.start(ready)
 
     def start(self, wait_ready=True):
+        self.address = None
         self.starts += 1
         self.log = os.path.join(self.lab.folder, f"{self.name}-{self.starts}.log")
         words = [self.lab.binary, "--name", self.name, "--workers", "2", *self.more]
@@ -110,7 +111,6 @@ class Node:
             self.process = subprocess.Popen(words, stderr=log, stdout=log, env={**os.environ, **self.env},
                                             preexec_fn=with_parent)
         self.lab.processes.append(self.process)
-        self.address = None
         if wait_ready:
             self.wait_ready()
 
