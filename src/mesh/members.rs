@@ -44,8 +44,8 @@ pub struct Members {
     removed_order: VecDeque<Incarnation>,
     /// Since when nobody of the mesh that it wants to join is there.
     orphaned_ns: Option<u64>,
-    /// Of the removed, those of whom everybody holds the same, as we have seen.
-    settled: BTreeSet<Incarnation>,
+    /// Of the removed, those of whom everybody holds the same, as we have seen, and how much that is.
+    settled: BTreeMap<Incarnation, Vec<Held>>,
     /// Of the settled, those that somebody still waits for.
     asked_settled: BTreeSet<Incarnation>,
     seeds: Vec<SocketAddr>,
@@ -56,6 +56,8 @@ pub struct Members {
     /// Holds all that it needs to serve: began by itself, or the first pull is complete.
     loaded: bool,
     stable: Hlc,
+    /// The greatest `stable` so far, that of the copy's donor included.
+    greatest_stable: Hlc,
     floor: Hlc,
     agreed: BTreeSet<Incarnation>,
     pull: pull::State,
@@ -88,13 +90,14 @@ impl Members {
             removed: BTreeSet::new(),
             removed_order: VecDeque::new(),
             orphaned_ns: None,
-            settled: BTreeSet::new(),
+            settled: BTreeMap::new(),
             asked_settled: BTreeSet::new(),
             seeds: Vec::new(),
             selves: BTreeSet::new(),
             is_reborn: false,
             loaded: false,
             stable: Hlc::ZERO,
+            greatest_stable: Hlc::ZERO,
             floor: Hlc::ZERO,
             agreed: BTreeSet::new(),
             pull: pull::State::default(),
@@ -140,6 +143,11 @@ impl Members {
     #[must_use]
     pub fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    #[must_use]
+    pub(super) fn greatest_stable(&self) -> Hlc {
+        self.greatest_stable
     }
 
     #[must_use]
@@ -233,6 +241,14 @@ impl Members {
         }
     }
 
+    /// A node of another mesh was met. Who has no copy yet may have taken it for a member by hearsay, and
+    /// would wait for it.
+    pub(super) fn met_stranger(&mut self, incarnation: Incarnation, progress: &Progress) {
+        if !self.loaded {
+            self.disown(incarnation, progress);
+        }
+    }
+
     /// A member turned out to belong to another mesh: it was none.
     pub(super) fn disown(&mut self, incarnation: Incarnation, progress: &Progress) {
         if self.members.remove(&incarnation).is_some() {
@@ -280,10 +296,12 @@ impl Members {
         let namesake = self.members.values().find(|m| m.info.name == info.name);
         if let Some(namesake) = namesake {
             // A container that was restarted: its old memory is gone. But only if it is.
-            let is_gone = namesake.health == Health::Down
-                || (namesake.info.address == info.address && !info.address.ip().is_unspecified());
+            let is_down = namesake.health == Health::Down;
+            let has_address = namesake.info.address == info.address && !info.address.ip().is_unspecified();
             let older = namesake.info.incarnation;
-            if !is_gone || is_gossip {
+            // Heard of only: two that know one lifetime of that name each, both down, have to end with one.
+            let takes_over = if is_gossip { is_down && incarnation > older } else { is_down || has_address };
+            if !takes_over {
                 return Err((Reason::Name, "the name is in use"));
             }
             self.remove(older, progress, now_ns);
@@ -387,7 +405,7 @@ impl Members {
         for (origin, workers) in unknown {
             let report = self.members.get(&from).and_then(|member| member.report.as_ref());
             let open = report.is_some_and(|report| !report.settled.contains(&origin));
-            if open && self.removed.contains(&origin) && !self.settled.contains(&origin) {
+            if open && self.removed.contains(&origin) && !self.settled.contains_key(&origin) {
                 progress.ensure(origin, workers).end();
             }
         }
@@ -451,6 +469,7 @@ impl Members {
         }
         self.judge_health(now_ns);
         self.fence_the_absent(progress, rules.forget_ms, now_ns);
+        self.notice_being_left_behind();
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);
         self.advance_phase(progress, rules, now_ns);

@@ -191,6 +191,8 @@ pub struct PullBegin {
     pub id: u32,
     pub lineage: u128,
     pub floor: Hlc,
+    /// The greatest `stable` that the acceptor has ever had: nobody's floor was beyond it.
+    pub stable: Hlc,
     pub clear: (Hlc, Incarnation),
     pub vectors: Vec<OriginVector>,
 }
@@ -321,6 +323,7 @@ impl<'b> Frame<'b> {
                 id: r.u32()?,
                 lineage: r.u128()?,
                 floor: Hlc(r.u64()?),
+                stable: Hlc(r.u64()?),
                 clear: (Hlc(r.u64()?), Incarnation(r.u128()?)),
                 vectors: vectors(&mut r)?,
             }),
@@ -409,6 +412,7 @@ impl<'b> Frame<'b> {
                 out.extend_from_slice(&begin.id.to_le_bytes());
                 out.extend_from_slice(&begin.lineage.to_le_bytes());
                 put64(out, begin.floor.0);
+                put64(out, begin.stable.0);
                 put64(out, begin.clear.0.0);
                 out.extend_from_slice(&begin.clear.1.0.to_le_bytes());
                 put_vectors(&begin.vectors, out);

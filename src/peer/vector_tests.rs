@@ -49,8 +49,14 @@ fn frames(operations: &[u8], records: &[u8], writers: &[u8], with: &mut dyn FnMu
     with("beat", &Frame::Beat(beat));
     with("echo", &Frame::Echo(Echo { sent_ns: 1, wall_ms: 2, counts_you: true, heads: vec![3, 4] }));
     with("pull", &Frame::Pull { id: 1, above: Hlc(2) });
-    let begin =
-        PullBegin { id: 1, lineage: 9, floor: Hlc(4), clear: (Hlc(5), Incarnation(6)), vectors: vectors() };
+    let begin = PullBegin {
+        id: 1,
+        lineage: 9,
+        floor: Hlc(4),
+        stable: Hlc(8),
+        clear: (Hlc(5), Incarnation(6)),
+        vectors: vectors(),
+    };
     with("pull begin", &Frame::PullBegin(begin));
     with("records", &Frame::Records { id: 1, writers, bytes: records });
     with("pull end", &Frame::PullEnd { id: 1 });

@@ -3,7 +3,7 @@
 //! The names of the rules are those of `ARCHITECTURE.md`: D1–D10 hold at every moment, Q1–Q5 after the
 //! faults are over and the mesh has had time to heal.
 
-use super::world::Process;
+use super::world::{Process, SKEW_MAX_MS};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::view::Health;
 use crate::node::{Node, State};
@@ -122,6 +122,9 @@ impl Dump {
     }
 }
 
+/// By lineage and key: the greatest stamp that was held, when that record expires, and who held it.
+type Joined = BTreeMap<(u128, String), (Stamp, u64, Incarnation)>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
@@ -132,7 +135,7 @@ pub(super) struct Checker {
     stamped: BTreeMap<Incarnation, Hlc>,
     floors: BTreeMap<Incarnation, Hlc>,
     /// What ready nodes held when a process started, until it is ready or something got in the way.
-    joins: BTreeMap<usize, BTreeMap<(u128, String), Stamp>>,
+    joins: BTreeMap<usize, Joined>,
     healed: BTreeMap<Incarnation, Dump>,
 }
 
@@ -150,7 +153,7 @@ impl Checker {
     }
 
     pub(super) fn started(&mut self, process: &Process, others: &BTreeMap<usize, Process>, is_cut: bool) {
-        let mut held: BTreeMap<(u128, String), Stamp> = BTreeMap::new();
+        let mut held = Joined::new();
         let ready = || others.values().filter(|other| other.node.state() == State::Ready);
         // Members that some other does not see as alive count as unreachable.
         let seen_by_all = |other: &&Process| {
@@ -161,9 +164,11 @@ impl Checker {
         };
         for other in ready().filter(seen_by_all) {
             let lineage = lineage(other);
-            for (key, record) in Dump::of(&other.node).records {
-                let known = held.entry((lineage, key)).or_insert(NEVER);
-                *known = (*known).max(record.stamp);
+            // A tombstone may be collected meanwhile.
+            let records = Dump::of(&other.node).records.into_iter();
+            for (key, record) in records.filter(|(_, record)| record.value.is_some()) {
+                let known = held.entry((lineage, key)).or_insert((NEVER, 0, me(other)));
+                *known = (*known).max((record.stamp, record.expires_at_ms, me(other)));
             }
         }
         if !is_cut {
@@ -317,6 +322,7 @@ impl Checker {
         &mut self,
         processes: &BTreeMap<usize, Process>,
         is_cut: bool,
+        now_ms: u64,
     ) -> Result<(), Box<Violation>> {
         let heads: BTreeMap<Incarnation, Vec<u64>> = processes
             .values()
@@ -360,7 +366,7 @@ impl Checker {
             if process.node.state() == State::Ready
                 && let Some(joined) = self.joins.remove(&process.serial)
             {
-                self.has_all(process, &joined)?;
+                self.has_all(process, processes, &joined, now_ms)?;
             }
         }
         self.nothing_missing_below_floors(processes)
@@ -370,11 +376,20 @@ impl Checker {
     fn has_all(
         &self,
         process: &Process,
-        joined: &BTreeMap<(u128, String), Stamp>,
+        processes: &BTreeMap<usize, Process>,
+        joined: &Joined,
+        now_ms: u64,
     ) -> Result<(), Box<Violation>> {
         let dump = Dump::of(&process.node);
         let own = lineage(process);
-        for ((_, key), stamp) in joined.iter().filter(|((lineage, _), _)| *lineage == own) {
+        // What has expired, by whose clock ever, is its own tombstone, which may be collected meanwhile.
+        let lasting = |expires_at_ms: u64| expires_at_ms == 0 || expires_at_ms > now_ms + 2 * SKEW_MAX_MS;
+        // Whose lifetime was found to be over since has started over, and drops what it alone held.
+        let lives = |holder: &Incarnation| processes.values().any(|process| me(process) == *holder);
+        let joined = joined.iter().filter(|((lineage, _), (_, expires, holder))| {
+            *lineage == own && lasting(*expires) && lives(holder)
+        });
+        for ((_, key), (stamp, _, _)) in joined {
             let removed = |write: &Write| {
                 write.value.is_none() && write.stamp >= *stamp && write.key.as_ref().is_none_or(|k| k == key)
             };

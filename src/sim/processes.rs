@@ -1,7 +1,7 @@
 //! The life of a simulated process: its start, with a clock of its own, and its end.
 
 use super::check::Violation;
-use super::world::{Event, MS, PEER_PORT, Process, TICK_MS, World, address};
+use super::world::{Event, MS, PEER_PORT, Process, SKEW_MAX_MS, TICK_MS, World, address};
 use crate::base::clock::Now;
 use crate::base::version::Incarnation;
 use crate::config::AckLevel;
@@ -25,7 +25,7 @@ impl World {
         let serial = self.next_process;
         self.next_process += 1;
         let skew_ms = match self.plan.skewed {
-            true => self.random.between(0, 4_000) as i64 - 2_000,
+            true => self.random.between(0, 2 * SKEW_MAX_MS) as i64 - SKEW_MAX_MS as i64,
             false => 0,
         };
         if skew_ms != 0 {

@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub(super) const MS: u64 = 1_000_000;
 const WALL_START_MS: u64 = 1_700_000_000_000;
 pub(super) const TICK_MS: u64 = 25;
+/// A wall clock is wrong by at most this, in milliseconds.
+pub(super) const SKEW_MAX_MS: u64 = 2_000;
 pub(super) const PEER_PORT: u16 = 7373;
 
 /// What a seed decides.
@@ -310,7 +312,7 @@ impl World {
             Event::Exile => self.exile(),
             Event::Start { host, name } => self.start(host, name),
             Event::Check => {
-                self.checker.during(&self.processes, self.cuts.any())?;
+                self.checker.during(&self.processes, self.cuts.any(), self.wall_ms(0))?;
                 self.later(250 * MS, Event::Check);
             }
         }

@@ -4,7 +4,8 @@
 //! nothing of a former member is missing anywhere. The floor is the least of all members' `stable`, and
 //! advances only while all of them report the same view. A view change freezes it by itself.
 
-use super::{MS, Members, Rules};
+use super::pull::is_ahead;
+use super::{Event, MS, Members, Rules};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::REMOVED_GOSSIP_MAX;
 use crate::mesh::progress::Progress;
@@ -16,20 +17,33 @@ use std::collections::BTreeSet;
 const ASKED_MAX: usize = 16;
 
 impl Members {
+    /// A floor is never beyond what any member of the view has said to hold completely. One that is beyond
+    /// anything that this node, or the one that it was copied from, ever said was made without it: what was
+    /// removed below it may be here still, and its tombstone collected.
+    pub(super) fn notice_being_left_behind(&mut self) {
+        let reports = self.members.values().filter_map(|member| member.report.as_ref());
+        let highest = reports.map(|report| report.floor).max().unwrap_or(Hlc::ZERO);
+        if self.loaded && highest > self.greatest_stable {
+            self.events.push(Event::Rebirth { reason: "the others have gone on without it" });
+        }
+    }
+
     /// Sees to it that of former members everybody holds the same, and then forgets how much that was.
     ///
     /// In two steps: an origin is *settled* when every member has reported the same of it under the present
     /// view; it is forgotten when everybody says that it is settled. Who is past the first step knows that
     /// a report which does not name it any more comes from somebody who is past the second.
     ///
-    /// Who came later and asks about an origin that was settled before is told so, and settles it as well:
-    /// its copy is that of somebody who had everything.
+    /// Who came later and asks about an origin that was settled before is told how much that was. It settles
+    /// it as well once it holds the same: less is pulled, as always. More means that its copy is that of the
+    /// one who has gone, or of somebody whom the others did not know when they settled; what it alone holds
+    /// may lie below their floor by now, so it starts over.
     pub(super) fn reconcile(&mut self, progress: &Progress, rules: Rules) {
         let hash = self.view_hash();
         self.asked_settled.clear();
         for report in self.members.values().filter_map(|member| member.report.as_ref()) {
             let open = report.vectors.keys().filter(|origin| !report.settled.contains(origin));
-            let asked = open.filter(|origin| self.settled.contains(origin));
+            let asked = open.filter(|origin| self.settled.contains_key(origin));
             self.asked_settled.extend(asked.take(ASKED_MAX));
         }
         for origin in progress.all() {
@@ -48,10 +62,17 @@ impl Members {
                     })
                 });
                 let told = self.members.values().filter_map(|member| member.report.as_ref());
-                let told = told.into_iter().any(|report| report.settled.contains(&gone));
-                if same || told || rules.no_reconciliation {
+                let told = told.filter(|report| report.settled.contains(&gone));
+                let told: Vec<&Vec<Held>> = told.filter_map(|report| report.vectors.get(&gone)).collect();
+                if told.iter().any(|theirs| is_ahead(&ours, theirs)) {
+                    let reason = "it holds writes of a former member that the others have settled without";
+                    self.events.push(Event::Rebirth { reason });
+                    return;
+                }
+                let told_same = told.iter().any(|theirs| same_applied(theirs, &ours));
+                if same || told_same || rules.no_reconciliation {
                     origin.settle();
-                    self.settled.insert(gone);
+                    self.settled.insert(gone, ours);
                     self.beat_now = true;
                 }
                 continue;
@@ -86,7 +107,7 @@ impl Members {
         vectors.extend(answers.map(|origin| OriginVector {
             origin: *origin,
             is_settled: true,
-            workers: Vec::new(),
+            workers: self.settled.get(origin).cloned().unwrap_or_default(),
         }));
         vectors
     }
@@ -105,6 +126,7 @@ impl Members {
         let closed = |inc: &Incarnation| progress.get(*inc).map_or(Hlc::ZERO, |origin| origin.closed());
         let stable = self.members.keys().map(closed).min().unwrap_or(own_closed).min(own_closed);
         self.stable = stable;
+        self.greatest_stable = self.greatest_stable.max(stable);
         let hash = self.view_hash();
         let agreed = self.members.values().all(|m| m.report.as_ref().is_some_and(|r| r.view_hash == hash));
         if agreed {

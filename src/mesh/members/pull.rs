@@ -96,6 +96,7 @@ impl Members {
                     None => self.removed.contains(&origin.incarnation),
                 };
                 cut_off
+                    && !origin.is_settled()
                     && report
                         .vectors
                         .get(&origin.incarnation)
@@ -129,7 +130,7 @@ impl Members {
         for vector in begin.vectors.iter().filter(is_covered).filter(|vector| vector.origin != me) {
             if vector.is_settled && progress.get(vector.origin).is_none() {
                 // Everybody holds the same of it, the donor included, and so do we now.
-                self.settled.insert(vector.origin);
+                self.settled.insert(vector.origin, vector.workers.clone());
                 continue;
             }
             progress.merge(vector);
@@ -141,6 +142,7 @@ impl Members {
             self.loaded = true;
             self.adopt_lineage(begin.lineage);
             self.floor = self.floor.max(begin.floor);
+            self.greatest_stable = self.greatest_stable.max(begin.stable);
         }
         self.beat_now = true;
     }
@@ -157,7 +159,8 @@ impl Members {
     }
 }
 
-fn is_ahead(theirs: &[Held], ours: &[Held]) -> bool {
+/// Whether `theirs` has something that `ours` lacks.
+pub(super) fn is_ahead(theirs: &[Held], ours: &[Held]) -> bool {
     let none = Held::default();
     theirs.iter().enumerate().any(|(i, theirs)| is_behind(ours.get(i).unwrap_or(&none), theirs))
 }

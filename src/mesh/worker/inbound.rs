@@ -105,6 +105,7 @@ impl Inbound {
                 id: scan.id,
                 lineage: members.lineage(),
                 floor: members.floor(),
+                stable: members.greatest_stable(),
                 clear: (clear.hlc, writer),
                 vectors: members.vectors(&mesh.progress).into_iter().chain([mesh.own_vector()]).collect(),
             };
@@ -246,6 +247,7 @@ fn on_hello<S: Storage>(
         }
         Meeting::Conflict => {
             let name = &info.name;
+            members.met_stranger(info.incarnation, &mesh.progress);
             mesh.note(true, format!("mesh   {name} belongs to another mesh; both hold data"));
             return Err(Ending::Refuse(Reason::Lineage, "both hold data of their own".to_owned()));
         }
@@ -289,6 +291,12 @@ fn on_beat<S>(
 ) -> Result<(), Ending> {
     let mesh = &worker.mesh;
     let sent_ns = beat.sent_ns;
+    let ahead = beat.floor.millis().saturating_sub(context.now.wall_ms);
+    if ahead > crate::limits::STAMP_AHEAD_MS {
+        return Err(Ending::Refuse(Reason::Clock, format!("a floor {ahead} ms ahead of this node's clock")));
+    }
+    // Below it everything is decided: what is written here from now on must not be.
+    context.clock.observe(beat.floor);
     let mut members = mesh.members.lock();
     if let Some(detail) = members.refusal_of(from) {
         return Err(Ending::Refuse(Reason::Removed, detail.to_owned()));

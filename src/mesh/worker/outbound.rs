@@ -186,6 +186,7 @@ fn finish<S>(worker: &Worker, pulling: Pulling, out: &Outbound, context: Context
     mesh.counters.pull_records_received.fetch_add(pulling.records, Ordering::Relaxed);
     let mut members = mesh.members.lock();
     let Some(begin) = pulling.begin else { return members.fail_pull(context.now.mono_ns) };
+    context.clock.observe(begin.floor);
     members.finish_pull(&begin, &mesh.progress);
     mesh.floor.store(members.floor().0, Ordering::Release);
     drop(members);
@@ -216,7 +217,10 @@ fn on_welcome<S: Storage>(
         // It has seen the same and starts over.
         Meeting::TheyYield => return Err(Ending::Close),
         Meeting::WeYield => return yield_to_them(&mesh),
-        Meeting::Conflict => return conflict(&mesh, &info.name),
+        Meeting::Conflict => {
+            members.met_stranger(peer, &mesh.progress);
+            return conflict(&mesh, &info.name);
+        }
     }
     if let Some(expected) = out.target.filter(|expected| *expected != peer) {
         // Another lifetime lives there now: the one we knew is not where it was.
@@ -302,6 +306,9 @@ fn on_refusal<S>(
             mesh.members.lock().name_refused(by_owner, context.now.mono_ns);
         }
         Reason::Lineage => {
+            if let Some(peer) = out.peer() {
+                mesh.members.lock().met_stranger(peer, &mesh.progress);
+            }
             mesh.note(true, format!("mesh   {} belongs to another mesh: {detail}", out.address));
         }
         _ => {}
