@@ -363,13 +363,24 @@ impl Checker {
             if process.log_bytes_exceeded() {
                 return Err(violation("D8", format!("the log of {lifetime:?} is over its bound")));
             }
-            if process.node.state() == State::Ready
-                && let Some(joined) = self.joins.remove(&process.serial)
-            {
-                self.has_all(process, processes, &joined, now_ms)?;
-            }
+            self.may_be_ready(process, processes, now_ms)?;
         }
         self.nothing_missing_below_floors(processes)
+    }
+
+    /// A joiner's turn is over: if it is ready now, it must hold everything.
+    pub(super) fn may_be_ready(
+        &mut self,
+        process: &Process,
+        processes: &BTreeMap<usize, Process>,
+        now_ms: u64,
+    ) -> Result<(), Box<Violation>> {
+        if process.node.state() == State::Ready
+            && let Some(joined) = self.joins.remove(&process.serial)
+        {
+            self.has_all(process, processes, &joined, now_ms)?;
+        }
+        Ok(())
     }
 
     /// D7: a node that has become ready holds what ready nodes held when it started.
@@ -398,6 +409,22 @@ impl Checker {
                 return Err(violation("D7", text));
             }
         }
+        // Nor may a read here miss what was acknowledged by all while it was joining.
+        let view = process.node.view();
+        let known = |write: &&Write| {
+            let by = processes.values().find(|by| me(by) == write.stamp.1);
+            by.is_some_and(|by| lineage(by) == own)
+                && view.peers.iter().any(|p| p.incarnation == write.stamp.1)
+        };
+        let at_all = |write: &&Write| write.is_acked && matches!(write.level.as_str(), "" | "all");
+        for write in self.writes.iter().filter(at_all).filter(known) {
+            let Some(key) = &write.key else { continue };
+            let lasting = write.value.is_some() && lasting(write.expires_at_ms);
+            if lasting && dump.stamp(Some(key)) < write.stamp && !self.removed_later(key, write.stamp) {
+                let text = format!("process {} is ready without {write:?}", process.serial);
+                return Err(violation("D7", text));
+            }
+        }
         Ok(())
     }
 
@@ -418,6 +445,9 @@ impl Checker {
                 let theirs = other.node.view();
                 let mutual = view.peers.iter().any(|peer| peer.incarnation == theirs.me)
                     && theirs.peers.iter().any(|peer| peer.incarnation == view.me);
+                // Whoever has just been met was not part of it, and will notice.
+                let mutual = mutual
+                    && process.node.mesh.progress().get(theirs.me).is_some_and(|o| o.closed() >= floor);
                 if !mutual || lineage(process) != lineage(other) {
                     continue;
                 }

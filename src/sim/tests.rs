@@ -46,7 +46,7 @@ const NOTICED: [(Mutation, u64); 8] = [
     (Mutation::LaterArrivalWins, 1),
     (Mutation::NoReconciliation, 101),
     (Mutation::ClosedDespiteGap, 7),
-    (Mutation::ReadyWithoutBeingCounted, 189),
+    (Mutation::ReadyWithoutBeingCounted, 49),
 ];
 
 #[test]

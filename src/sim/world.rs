@@ -41,6 +41,8 @@ pub struct Plan {
     /// Milliseconds between two faults, on average.
     pub fault_ms: u64,
     pub skewed: bool,
+    /// Connections are slower than others by up to this, in milliseconds.
+    pub latency_ms: u64,
     /// Runs on until tombstones must have been collected.
     pub is_long: bool,
     /// A host that nobody reaches from then on until the faults are over, long enough for tombstones to age.
@@ -69,6 +71,7 @@ impl Plan {
             request_ms: random.between(5, 60),
             fault_ms: random.between(300, 3_000),
             skewed: random.chance(1, 2),
+            latency_ms: *random.one(&[0, 0, 0, 150]),
             is_long,
         }
     }
@@ -380,6 +383,9 @@ impl World {
                 known.links.remove(&(worker, link));
             }
         }
+        if let Some(known) = self.processes.get(&process) {
+            self.checker.may_be_ready(known, &self.processes, self.wall_ms(0))?;
+        }
         self.release(process, worker)?;
         self.farewell(process)
     }
@@ -510,7 +516,7 @@ impl World {
                 pipes: [Pipe::default(), Pipe::default()],
                 hosts: [host, accepting_host],
                 over: [false; 2],
-                slow_ms: 0,
+                slow_ms: if self.chaos { self.random.below(self.plan.latency_ms + 1) } else { 0 },
                 blocked_since: None,
             },
         );
