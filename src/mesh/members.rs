@@ -280,9 +280,8 @@ impl Members {
                 known.info.address = info.address;
                 self.dirty = true;
             }
-            if !is_gossip && known.info.name != info.name {
-                known.info.name.clone_from(&info.name);
-                self.dirty = true;
+            if !is_gossip {
+                self.on_name(incarnation, info.name.clone());
             }
             return Ok(());
         }
