@@ -207,6 +207,8 @@ pub const BOOTSTRAP_SETTLED_MS: u64 = 1_000;
 pub const ACKS_WAIT_MS: u64 = 1_000;
 /// A read with `after` waits for that write this long, in milliseconds.
 pub const AFTER_WAIT_MS: u64 = 200;
+/// A node whose clock differs from most members' by more than this takes no writes, in milliseconds.
+pub const CLOCK_SKEW_MS: u64 = 500;
 /// A stamp this far ahead of this node's clock closes the link, in milliseconds.
 pub const STAMP_AHEAD_MS: u64 = 60_000;
 /// Records that a scan for a peer looks at before the worker turns to other work.

@@ -37,6 +37,7 @@ pub enum ErrorCode {
     HeadTimeout,
     Warming,
     Leaving,
+    ClockSkew,
     OutOfMemory,
     TooManyConnections,
     HandlerFailed,
@@ -44,7 +45,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [ErrorCode; 34] = {
+    pub const ALL: [ErrorCode; 35] = {
         use ErrorCode::*;
         [
             MissingKeyParam,
@@ -78,6 +79,7 @@ impl ErrorCode {
             HeadTimeout,
             Warming,
             Leaving,
+            ClockSkew,
             OutOfMemory,
             TooManyConnections,
             HandlerFailed,
@@ -142,6 +144,11 @@ impl ErrorCode {
             HeadTimeout => (Status::RequestTimeout, "REQUEST_TIMEOUT", "the request took too long to arrive"),
             Warming => (Status::Unavailable, "WARMING", ""),
             Leaving => (Status::Unavailable, "LEAVING", ""),
+            ClockSkew => (
+                Status::Unavailable,
+                "CLOCK_SKEW",
+                "this node's clock differs from most members'; nothing was stored; ask another node",
+            ),
             OutOfMemory => (Status::InsufficientStorage, "OUT_OF_MEMORY", ""),
             TooManyConnections => (Status::Unavailable, "TOO_MANY_CONNECTIONS", ""),
             HandlerFailed => (Status::Internal, "HANDLER_FAILED", "a route of the embedding program failed"),
@@ -159,7 +166,10 @@ impl ErrorCode {
         match self {
             ErrorCode::MethodNotAllowed => "Allow: GET, HEAD, OPTIONS\r\n",
             ErrorCode::MethodNotAllowedWrite => "Allow: GET, OPTIONS\r\n",
-            ErrorCode::Warming | ErrorCode::Leaving | ErrorCode::TooManyConnections => "Retry-After: 1\r\n",
+            ErrorCode::Warming
+            | ErrorCode::Leaving
+            | ErrorCode::ClockSkew
+            | ErrorCode::TooManyConnections => "Retry-After: 1\r\n",
             _ => "",
         }
     }

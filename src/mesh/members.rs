@@ -4,6 +4,7 @@
 //! Members are lifetimes. The view is a set that only grows, minus a set that only grows; a lifetime that
 //! was removed never comes back. A view is named by a hash of what it holds.
 
+mod clock;
 mod floor;
 mod member;
 mod names;

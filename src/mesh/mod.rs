@@ -9,6 +9,7 @@ pub mod log;
 pub mod members;
 pub mod progress;
 mod scan;
+pub mod time;
 pub mod view;
 pub mod worker;
 
@@ -24,7 +25,7 @@ use parking_lot::{Mutex, RwLock};
 use progress::Progress;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use view::View;
 
 /// What the calls of a turn need beside the mesh itself.
@@ -183,6 +184,11 @@ pub struct Mesh {
     floor: AtomicU64,
     /// Half of the lineage, 0 for none: to tell on every frame whether a link still belongs.
     lineage: AtomicU64,
+    /// The jump of the machine's clock that is being ignored, in milliseconds.
+    jump_ms: AtomicI64,
+    /// Counts jumps that turned out right; a driver that sees it change follows its clock.
+    jumps_followed: AtomicU64,
+    is_skewed: AtomicBool,
 }
 
 /// A line for the operator.
@@ -222,6 +228,9 @@ impl Mesh {
             hints: Mutex::new(Vec::new()),
             floor: AtomicU64::new(0),
             lineage: AtomicU64::new(lineage_tag(lineage)),
+            jump_ms: AtomicI64::new(0),
+            jumps_followed: AtomicU64::new(0),
+            is_skewed: AtomicBool::new(false),
         }
     }
 
@@ -367,6 +376,45 @@ impl Mesh {
         self.floor.store(members.floor().0, Ordering::Release);
         self.lineage.store(lineage_tag(members.lineage()), Ordering::Release);
         self.view_version.store(version, Ordering::Release);
+    }
+
+    /// The driver's clock has jumped by so much and is not followed; 0: it is followed. To be said whenever
+    /// that changes.
+    pub fn clock_jumped(&self, jump_ms: i64) {
+        self.jump_ms.store(jump_ms, Ordering::Release);
+    }
+
+    /// How often drivers were told to follow their clocks.
+    #[inline]
+    #[must_use]
+    pub fn jumps_followed(&self) -> u64 {
+        self.jumps_followed.load(Ordering::Acquire)
+    }
+
+    /// Most members' clocks differ from this node's: it takes no writes, for its stamps would be wrong.
+    #[inline]
+    #[must_use]
+    pub fn is_skewed(&self) -> bool {
+        self.is_skewed.load(Ordering::Acquire)
+    }
+
+    fn judge_clock(&self, members: &Members) {
+        let skewed = members.is_skewed();
+        if self.is_skewed.swap(skewed, Ordering::AcqRel) != skewed {
+            let text = match skewed {
+                true => {
+                    "clock  more than 500 ms from most members' clocks: no writes are taken until it agrees"
+                }
+                false => "clock  agrees with the members' again: writes are taken",
+            };
+            self.note(skewed, text);
+        }
+        let jump_ms = self.jump_ms.load(Ordering::Acquire);
+        if jump_ms != 0 && members.confirm_jump(jump_ms) {
+            self.jump_ms.store(0, Ordering::Release);
+            self.jumps_followed.fetch_add(1, Ordering::AcqRel);
+            self.note(true, format!("clock  jumped by {jump_ms} ms, which is followed now"));
+        }
     }
 
     /// The oldest view that any worker still works with.

@@ -84,6 +84,8 @@ pub struct Engine<S> {
     leaving: bool,
     /// Every answer is its connection's last.
     closing: bool,
+    /// Writes are refused: the clock is wrong.
+    is_skewed: bool,
     input: Box<[u8]>,
     repeat: Repeat,
     used: usize,
@@ -118,6 +120,7 @@ impl<S: Storage> Engine<S> {
             repeat: Repeat::default(),
             used: 0,
             carried: 0,
+            is_skewed: false,
             scratch: Vec::new(),
             operations: Vec::with_capacity(1024),
             turns: Vec::with_capacity(TURN_CONNECTIONS_MAX),
@@ -157,6 +160,7 @@ impl<S: Storage> Engine<S> {
             (false, false) => State::Warming,
         };
         self.closing = self.state == State::Leaving || self.node.is_parting();
+        self.is_skewed = self.node.mesh.is_skewed();
         let generation = self.node.extensions.generation();
         if generation != self.generation {
             self.generation = generation;

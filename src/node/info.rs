@@ -67,7 +67,12 @@ impl<S: Storage> Node<S> {
             Route::Healthcheck => {
                 let state = if self.is_parting() { State::Leaving } else { state };
                 let status = if state == State::Ready { Status::Ok } else { Status::Unavailable };
-                (status, JSON, format!("{{\"status\":\"{}\"}}", state.name()))
+                if status == Status::Ok && self.mesh.is_skewed() {
+                    let body = "{\"status\":\"degraded\",\"reason\":\"clock\"}";
+                    (Status::Unavailable, JSON, body.to_owned())
+                } else {
+                    (status, JSON, format!("{{\"status\":\"{}\"}}", state.name()))
+                }
             }
             Route::Status => (Status::Ok, JSON, self.status_body(now)),
             Route::Metrics => (Status::Ok, PROMETHEUS, self.metrics_page(now)),

@@ -82,13 +82,25 @@ impl std::error::Error for ServeError {}
 #[derive(Clone, Copy, Debug)]
 struct MachineClock {
     start: Instant,
+    /// For tests: the wall clock is wrong by so many milliseconds from so long after the start on.
+    wrong: (i64, Duration),
 }
 
 impl MachineClock {
+    /// `MESHKV_TEST_CLOCK` is `MS` or `MS@SECONDS`: a wrong wall clock, from the start or from then on.
+    fn new() -> MachineClock {
+        let text = std::env::var("MESHKV_TEST_CLOCK").unwrap_or_default();
+        let (ms, seconds) = text.split_once('@').unwrap_or((&text, "0"));
+        let wrong = (ms.parse().unwrap_or(0), Duration::from_secs(seconds.parse().unwrap_or(0)));
+        MachineClock { start: Instant::now(), wrong }
+    }
+
     fn now(self) -> Now {
         // A wall clock before 1970 counts as 1970: stamps then come from the hybrid clock's counter.
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { wall_ms: wall.as_millis() as u64, mono_ns: self.mono_ns() }
+        let mono_ns = self.mono_ns();
+        let wrong_ms = if u128::from(mono_ns) >= self.wrong.1.as_nanos() { self.wrong.0 } else { 0 };
+        Now { wall_ms: (wall.as_millis() as u64).saturating_add_signed(wrong_ms), mono_ns }
     }
 
     fn mono_ns(self) -> u64 {
@@ -192,7 +204,7 @@ impl<S: Storage> Server<S> {
         let (address, tcp) = listen::tcp(SocketAddr::new(config.host, config.port), workers)?;
         let unix = config.unix.as_deref().map(|path| listen::unix(path, workers)).transpose()?;
         let mut unix: Vec<_> = unix.unwrap_or_default();
-        let clock = MachineClock { start: Instant::now() };
+        let clock = MachineClock::new();
         let settings = Settings {
             name: config.name.clone(),
             port: address.port(),

@@ -18,6 +18,7 @@ use crate::limits::{
     DRAIN_IDLE_MS, DRAIN_MS, LINGER_MS, MAINTENANCE_BUDGET, OUTPUT_STALL_MS, OUTPUT_WAITING_BYTES_MAX,
     TURN_ACCEPTS_MAX,
 };
+use crate::mesh::time::DriverClock;
 use crate::node::Node;
 use crate::node::engine::Engine;
 use crate::node::routes::Route;
@@ -45,6 +46,7 @@ pub(super) struct Worker<S> {
     pub(super) poll: Poll,
     control: Arc<Control>,
     clock: MachineClock,
+    wall: DriverClock,
     pub(super) engine: Engine<S>,
     pub(super) links: Links,
     tcp: Option<TcpListener>,
@@ -108,6 +110,7 @@ impl<S: Storage> Worker<S> {
             parked: Vec::new(),
             waiting_bytes: 0,
             now: clock.now(),
+            wall: DriverClock::new(clock.now()),
             tick: 0,
             sweep_from: 0,
             accept_more: false,
@@ -138,7 +141,7 @@ impl<S: Storage> Worker<S> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            self.now = self.clock.now();
+            self.now = self.wall.read(self.clock.now(), &self.engine.node().mesh);
             for event in &events {
                 match event.token() {
                     WAKER => {}

@@ -88,7 +88,20 @@ impl World {
                     }
                 }
             }
-            90..93 => {
+            90..93 if !alive.is_empty() => {
+                // By an hour, for a while; somebody is there who knows better.
+                let victim = *self.random.one(&alive);
+                let hour_ms = *self.random.one(&[-3_600_000, 3_600_000]);
+                let Some(process) = self.processes.get_mut(&victim) else { return };
+                let is_alone = process.node.mesh.with_members(|members| members.others().next().is_none());
+                let jump_ms = if process.jump_ms == 0 && !is_alone { hour_ms } else { 0 };
+                process.jump_ms = jump_ms;
+                if jump_ms != 0 {
+                    self.fault("clock jump");
+                    self.say(format_args!("jump    the clock of process {victim} by {jump_ms} ms"));
+                }
+            }
+            93..96 => {
                 // The same name twice: on the spare host, under the name of another.
                 let name = self.random.below(hosts) as usize;
                 self.fault("double start");
@@ -129,6 +142,7 @@ impl World {
         let now_ns = self.now_ns;
         for process in self.processes.values_mut() {
             process.paused_until = process.paused_until.min(now_ns);
+            process.jump_ms = 0;
         }
         for conn in self.conns.values_mut() {
             conn.slow_ms = 0;

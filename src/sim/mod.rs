@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 pub type Faults = BTreeMap<&'static str, u64>;
 
 /// Faults that a batch of runs must have seen, or it has tested nothing.
-pub const REQUIRED_FAULTS: [&str; 14] = [
+pub const REQUIRED_FAULTS: [&str; 15] = [
     "crash",
     "restart",
     "partition",
@@ -34,6 +34,7 @@ pub const REQUIRED_FAULTS: [&str; 14] = [
     "slow link",
     "log overflow",
     "skew",
+    "clock jump",
     "forgotten",
     "full pull",
     "partial pull",

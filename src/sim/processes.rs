@@ -1,11 +1,12 @@
 //! The life of a simulated process: its start, with a clock of its own, and its end.
 
 use super::check::Violation;
-use super::world::{Event, MS, PEER_PORT, Process, SKEW_MAX_MS, TICK_MS, World, address};
+use super::world::{Event, MS, PEER_PORT, Process, TICK_MS, World, address};
 use crate::base::clock::Now;
 use crate::base::version::Incarnation;
 use crate::config::AckLevel;
 use crate::mesh::MeshConfig;
+use crate::mesh::time::DriverClock;
 use crate::node::engine::Engine;
 use crate::node::extension::Extensions;
 use crate::node::metrics::ProcessFacts;
@@ -13,6 +14,7 @@ use crate::node::{Node, Settings};
 use crate::peer::frame::MemberInfo;
 use crate::peer::link::Keys;
 use crate::store::{MemoryStore, StoreConfig};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,10 +26,7 @@ impl World {
         }
         let serial = self.next_process;
         self.next_process += 1;
-        let skew_ms = match self.plan.skewed {
-            true => self.random.between(0, 2 * SKEW_MAX_MS) as i64 - SKEW_MAX_MS as i64,
-            false => 0,
-        };
+        let skew_ms = self.random.between(0, 2 * self.plan.skew_ms) as i64 - self.plan.skew_ms as i64;
         if skew_ms != 0 {
             self.fault("skew");
         }
@@ -81,6 +80,8 @@ impl World {
             paused_until: 0,
             leaving_since: None,
             skew_ms,
+            jump_ms: 0,
+            clock: Cell::new(DriverClock::new(now)),
             boot_ns: self.now_ns,
         };
         self.checker.started(&process, &self.processes, self.cuts.any());

@@ -6,11 +6,13 @@ use super::network::{Conn, Cuts, End, Pipe};
 use crate::base::clock::Now;
 use crate::base::random::Random;
 use crate::mesh::Mutation;
+use crate::mesh::time::DriverClock;
 use crate::mesh::worker::Effect;
 use crate::node::acks::Held;
 use crate::node::engine::Engine;
 use crate::node::{Connection, Node};
 use crate::store::{MemoryStore, Storage};
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt::Write as _;
@@ -40,7 +42,8 @@ pub struct Plan {
     pub request_ms: u64,
     /// Milliseconds between two faults, on average.
     pub fault_ms: u64,
-    pub skewed: bool,
+    /// Wall clocks are wrong by up to this, in milliseconds.
+    pub skew_ms: u64,
     /// Connections are slower than others by up to this, in milliseconds.
     pub latency_ms: u64,
     /// Runs on until tombstones must have been collected.
@@ -70,7 +73,7 @@ impl Plan {
             forget_ms: if exile.is_some() { 3_600_000 } else { *random.one(&[2_000, 10_000, 3_600_000]) },
             request_ms: random.between(5, 60),
             fault_ms: random.between(300, 3_000),
-            skewed: random.chance(1, 2),
+            skew_ms: *random.one(&[0, 0, 0, 200, 200, 200, SKEW_MAX_MS]),
             latency_ms: *random.one(&[0, 0, 0, 150]),
             is_long,
         }
@@ -126,6 +129,9 @@ pub(super) struct Process {
     pub(super) paused_until: u64,
     pub(super) leaving_since: Option<u64>,
     pub(super) skew_ms: i64,
+    /// By how much its wall clock has jumped since it started.
+    pub(super) jump_ms: i64,
+    pub(super) clock: Cell<DriverClock>,
     pub(super) boot_ns: u64,
 }
 
@@ -280,7 +286,12 @@ impl World {
 
     pub(super) fn now_of(&self, process: &Process) -> Now {
         // A monotonic clock of its own: it begins with the process.
-        Now { wall_ms: self.wall_ms(process.skew_ms), mono_ns: self.now_ns - process.boot_ns + 1 }
+        let wall_ms = self.wall_ms(process.skew_ms + process.jump_ms);
+        let raw = Now { wall_ms, mono_ns: self.now_ns - process.boot_ns + 1 };
+        let mut clock = process.clock.get();
+        let now = clock.read(raw, &process.node.mesh);
+        process.clock.set(clock);
+        now
     }
 
     fn step(&mut self, event: Event) -> Result<(), Box<Violation>> {

@@ -99,6 +99,7 @@ impl Worker {
         };
         let mut members = mesh.members.lock();
         members.tick(&mesh.progress, own_closed, rules, now_ns);
+        mesh.judge_clock(&members);
         if members.beat_now || now_ns >= self.beat_ns {
             members.beat_now = false;
             self.beat_ns = now_ns + members.beat_pause_ns();

@@ -138,6 +138,9 @@ impl<S: Storage> Engine<S> {
         if self.state != State::Ready && (route.is_data() || route == Route::Root) {
             return Err(if self.state == State::Warming { ErrorCode::Warming } else { ErrorCode::Leaving });
         }
+        if self.is_skewed && route.is_write() {
+            return Err(ErrorCode::ClockSkew);
+        }
         let limits = &self.node.settings;
         Ok(match route {
             Route::Get | Route::Is => {
