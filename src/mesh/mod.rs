@@ -410,7 +410,9 @@ impl Mesh {
             self.note(skewed, text);
         }
         let jump_ms = self.jump_ms.load(Ordering::Acquire);
-        if jump_ms != 0 && members.confirm_jump(jump_ms) {
+        // Who has never met anybody has nobody to ask; who has will be asked by the next that comes.
+        let is_free = !self.logging.load(Ordering::Acquire);
+        if jump_ms != 0 && (is_free || members.confirm_jump(jump_ms)) {
             self.jump_ms.store(0, Ordering::Release);
             self.jumps_followed.fetch_add(1, Ordering::AcqRel);
             self.note(true, format!("clock  jumped by {jump_ms} ms, which is followed now"));

@@ -12,10 +12,9 @@ impl Members {
         (alive - agree) * 2 > alive + 1
     }
 
-    /// Our own clock has jumped by so much, which was ignored: most members have the time that it has now, or
-    /// there is nobody to ask.
+    /// Our own clock has jumped by so much, which was ignored: most members have the time that it has now.
     pub(in crate::mesh) fn confirm_jump(&self, jump_ms: i64) -> bool {
-        self.clocks_at(jump_ms).1 * 2 > self.members.len() || self.members.is_empty()
+        self.clocks_at(jump_ms).1 * 2 > self.members.len()
     }
 
     /// How many members are alive and have told their time, and for how many of them it is ours plus `ahead_ms`.
