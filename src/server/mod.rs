@@ -1,6 +1,7 @@
 //! A node on the network: listeners, worker threads, start and stop. Moves bytes, time and nothing else;
 //! what the bytes mean is decided in [`crate::node`].
 
+mod clock;
 mod connection;
 mod discovery;
 mod listen;
@@ -10,7 +11,7 @@ mod table;
 mod waiting;
 mod worker;
 
-use crate::base::clock::Now;
+use self::clock::MachineClock;
 use crate::base::version::Incarnation;
 use crate::config::{ConfigError, NodeConfig, PEER_PORT_DEFAULT};
 use crate::limits::{FORGET_MS, LOG_BYTES, LOG_WORKER_BYTES_MIN};
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Between two looks at what could be settled, when there was nothing.
 const SETTLE_EVERY: Duration = Duration::from_millis(250);
@@ -77,36 +78,6 @@ impl fmt::Display for ServeError {
 }
 
 impl std::error::Error for ServeError {}
-
-/// Reads the machine's clocks; the only place that does.
-#[derive(Clone, Copy, Debug)]
-struct MachineClock {
-    start: Instant,
-    /// For tests: the wall clock is wrong by so many milliseconds from so long after the start on.
-    wrong: (i64, Duration),
-}
-
-impl MachineClock {
-    /// `MESHKV_TEST_CLOCK` is `MS` or `MS@SECONDS`: a wrong wall clock, from the start or from then on.
-    fn new() -> MachineClock {
-        let text = std::env::var("MESHKV_TEST_CLOCK").unwrap_or_default();
-        let (ms, seconds) = text.split_once('@').unwrap_or((&text, "0"));
-        let wrong = (ms.parse().unwrap_or(0), Duration::from_secs(seconds.parse().unwrap_or(0)));
-        MachineClock { start: Instant::now(), wrong }
-    }
-
-    fn now(self) -> Now {
-        // A wall clock before 1970 counts as 1970: stamps then come from the hybrid clock's counter.
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mono_ns = self.mono_ns();
-        let wrong_ms = if u128::from(mono_ns) >= self.wrong.1.as_nanos() { self.wrong.0 } else { 0 };
-        Now { wall_ms: (wall.as_millis() as u64).saturating_add_signed(wrong_ms), mono_ns }
-    }
-
-    fn mono_ns(self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
-    }
-}
 
 /// What the threads of a server share beside the node.
 #[derive(Debug)]
@@ -219,7 +190,7 @@ impl<S: Storage> Server<S> {
             let state = ahash::RandomState::new();
             u128::from(state.hash_one(0u8)) << 64 | u128::from(state.hash_one(1u8))
         };
-        let incarnation = Incarnation::new(clock.now().wall_ms, random);
+        let incarnation = Incarnation::new(clock.raw().wall_ms, random);
         let (peer_address, mut peers) = open_peers(&config, workers)?;
         let secret = config.secret.as_ref().map(|secret| secret.expose().to_vec());
         let secrets: Vec<&[u8]> =
@@ -239,7 +210,7 @@ impl<S: Storage> Server<S> {
             random: random as u64,
             mutation: Mutation::None,
         };
-        let node = Arc::new(Node::new(store, settings, mesh, clock.now(), extensions, process::facts));
+        let node = Arc::new(Node::new(store, settings, mesh, clock.raw(), extensions, process::facts));
         let control = Arc::new(Control {
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),

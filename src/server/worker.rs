@@ -18,7 +18,6 @@ use crate::limits::{
     DRAIN_IDLE_MS, DRAIN_MS, LINGER_MS, MAINTENANCE_BUDGET, OUTPUT_STALL_MS, OUTPUT_WAITING_BYTES_MAX,
     TURN_ACCEPTS_MAX,
 };
-use crate::mesh::time::DriverClock;
 use crate::node::Node;
 use crate::node::engine::Engine;
 use crate::node::routes::Route;
@@ -46,7 +45,6 @@ pub(super) struct Worker<S> {
     pub(super) poll: Poll,
     control: Arc<Control>,
     clock: MachineClock,
-    wall: DriverClock,
     pub(super) engine: Engine<S>,
     pub(super) links: Links,
     tcp: Option<TcpListener>,
@@ -109,8 +107,7 @@ impl<S: Storage> Worker<S> {
             holding: Vec::new(),
             parked: Vec::new(),
             waiting_bytes: 0,
-            now: clock.now(),
-            wall: DriverClock::new(clock.now()),
+            now: clock.raw(),
             tick: 0,
             sweep_from: 0,
             accept_more: false,
@@ -141,7 +138,7 @@ impl<S: Storage> Worker<S> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            self.now = self.wall.read(self.clock.now(), &self.engine.node().mesh);
+            self.now = self.clock.now(&self.engine.node().mesh);
             for event in &events {
                 match event.token() {
                     WAKER => {}
