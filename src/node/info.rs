@@ -241,6 +241,8 @@ impl<S: Storage> Node<S> {
             let labels = [("member", peer.name.as_str()), ("state", peer.health.label())];
             page.sample("meshkv_member_state", &labels, 1);
         }
+        let help = "Bytes of writes that are kept for peers.";
+        page.single("meshkv_replication_log_bytes", "gauge", help, total(&|w| &w.log_bytes));
         self.mesh_metrics(now, &mut page);
 
         let process = (self.process)();

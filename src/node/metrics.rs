@@ -24,6 +24,12 @@ impl Cell {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(amount), Ordering::Relaxed);
     }
 
+    /// Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -68,6 +74,8 @@ pub struct WorkerMetrics {
     pub connections_rejected_total: Cell,
     pub read_bytes_total: Cell,
     pub written_bytes_total: Cell,
+    /// What its replication log keeps.
+    pub log_bytes: Cell,
 }
 
 impl WorkerMetrics {

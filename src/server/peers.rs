@@ -196,6 +196,8 @@ impl<S: Storage> Worker<S> {
             ticked = true;
             let (mesh, context) = self.engine.mesh_at(self.now);
             mesh.tick(context);
+            let log_bytes = mesh.log().bytes() as u64;
+            self.engine.metrics().log_bytes.set(log_bytes);
         }
         if self.links.accept_more {
             self.accept_links();
