@@ -1,8 +1,12 @@
 //! Runs every part of the benchmark with small numbers, so that it still works when somebody needs it. No
 //! figure is judged. Peers that are not installed are skipped, and said to be.
+#![allow(clippy::duplicate_mod, reason = "each benchmark brings along what they share")]
 
 #[path = "../benches/node/main.rs"]
 mod node;
+
+#[path = "../benches/mesh/main.rs"]
+mod mesh;
 
 #[path = "../benches/balancer/main.rs"]
 mod balancer;
@@ -32,6 +36,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");
     }
     let mut count = rows.len();
+    let rows = mesh::smoke()?;
+    for wanted in [
+        "SET unpipelined: SETs per CPU of the writer, mesh of 3 ÷ alone",
+        "SET 16 deep: CPU of a receiver per operation",
+        "w=all, three nodes: p50 beyond w=local",
+        "from the answer on A until it is read on B",
+        "idle mesh of 6, the busiest node",
+        "records missed, or too many",
+        "during the copy ÷ idle",
+        "log kept: bytes sent",
+        "log lost: CPU",
+        "highest log ÷ its bound",
+    ] {
+        assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");
+    }
+    count += rows.len();
     if let Some(rows) = balancer::smoke()? {
         for wanted in ["requests ÷ HAProxy", "connections ÷ HAProxy", "bytes ÷ HAProxy, splice"] {
             assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");

@@ -1,20 +1,13 @@
 //! The parts of the table. Each starts what it needs; servers that hold all records are shared by them.
 
-use super::Options;
-use super::drive::{self, Address, Operation, Outcome, Plan, other};
-use super::fleet::{Peer, Yard};
-use super::report::{Report, Spread};
+use super::support::bench::{Bench, CPU, Contender, Done, Parts, RATE, contender, load, named, over, ratio};
+use super::support::drive::{Address, Operation};
+use super::support::report::Spread;
 use meshkv::config::NodeConfig;
 use meshkv::node::extension::{Extensions, Observer, RequestEvent};
-use std::error::Error;
 use std::io;
-use std::rc::Rc;
 
-type Done = Result<(), Box<dyn Error>>;
-
-type Part = fn(&mut Bench) -> Done;
-
-pub(crate) const PARTS: &[(&str, Part)] = &[
+pub(crate) const PARTS: Parts = &[
     ("get", get),
     ("deep", deep),
     ("set", set),
@@ -30,110 +23,6 @@ pub(crate) const PARTS: &[(&str, Part)] = &[
 
 const DEPTH: usize = 16;
 const IDLE_CONNECTIONS: usize = 10_000;
-
-pub(crate) struct Bench {
-    yard: Yard,
-    pub(crate) options: Options,
-    pub(crate) report: Report,
-    /// Servers that hold all records, or hold none.
-    shared: Vec<Rc<Peer>>,
-}
-
-/// One server under one load, round after round.
-struct Contender {
-    name: &'static str,
-    plan: Plan,
-    rounds: Vec<Outcome>,
-}
-
-/// A server that is measured, and how.
-fn contender(name: &'static str, plan: Plan) -> Contender {
-    Contender { name, plan, rounds: Vec::new() }
-}
-
-impl Bench {
-    pub(crate) fn new(yard: Yard, options: Options) -> Bench {
-        Bench { yard, options, report: Report::default(), shared: Vec::new() }
-    }
-
-    /// The shared server of this name, started and loaded when it is first asked for; `None` if it is not
-    /// installed.
-    fn peer(&mut self, name: &'static str) -> io::Result<Option<Rc<Peer>>> {
-        if let Some(peer) = self.shared.iter().find(|peer| peer.name == name) {
-            return Ok(Some(Rc::clone(peer)));
-        }
-        let started = match name {
-            "meshkv" => Some(self.yard.node(1)?),
-            _ => self.yard.foreign(name)?,
-        };
-        let Some(peer) = started else { return Ok(None) };
-        if name != "nginx" {
-            load(&peer, 0, self.options.keys, |_| {})?;
-        }
-        let peer = Rc::new(peer);
-        self.shared.push(Rc::clone(&peer));
-        Ok(Some(peer))
-    }
-
-    fn node(&mut self) -> io::Result<Rc<Peer>> {
-        self.peer("meshkv")?.ok_or_else(|| other("the node is always there"))
-    }
-
-    /// Measures all of them in each round, in turn.
-    fn rounds(&self, contenders: &mut [Contender]) -> io::Result<()> {
-        for _ in 0..self.options.runs {
-            for contender in contenders.iter_mut() {
-                contender.rounds.push(self.once(&contender.plan)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn once(&self, plan: &Plan) -> io::Result<Outcome> {
-        let mut plan = plan.clone();
-        (plan.warm_up, plan.window) = (self.options.warm_up, self.options.window);
-        drive::run(&plan)
-    }
-
-    /// Tells CPU, rate and the generator's own CPU of each.
-    fn tell_all(&mut self, what: &str, contenders: &[Contender]) {
-        for Contender { name, rounds, .. } in contenders {
-            self.report.tell(
-                format!("{what}: {name}, CPU ns per request"),
-                over(rounds, Outcome::cpu_ns_per_request),
-            );
-            self.report
-                .tell(format!("{what}: {name}, requests per second"), over(rounds, Outcome::per_second));
-        }
-    }
-}
-
-fn over(rounds: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> Spread {
-    Spread::of(rounds.iter().map(figure).collect())
-}
-
-/// The figure of `of` divided by that of `by`, round by round.
-fn ratio(of: &Contender, by: &Contender, figure: impl Fn(&Outcome) -> f64) -> Spread {
-    Spread::of(of.rounds.iter().zip(&by.rounds).map(|(of, by)| figure(of) / figure(by)).collect())
-}
-
-const CPU: fn(&Outcome) -> f64 = Outcome::cpu_ns_per_request;
-const RATE: fn(&Outcome) -> f64 = Outcome::per_second;
-
-fn named<'c>(contenders: &'c [Contender], name: &str) -> Option<&'c Contender> {
-    contenders.iter().find(|contender| contender.name == name)
-}
-
-/// Sets the keys from `from` up to `to`; `adapt` changes sizes.
-fn load(peer: &Peer, from: u64, to: u64, adapt: impl Fn(&mut Plan)) -> io::Result<()> {
-    let mut plan = peer.plan(Operation::Set, to, 64);
-    plan.each = Some(from..to);
-    plan.connections = 8;
-    adapt(&mut plan);
-    drive::run(&plan)?;
-    peer.settle();
-    Ok(())
-}
 
 fn get(bench: &mut Bench) -> Done {
     let keys = bench.options.keys;

@@ -1,9 +1,12 @@
-//! The load generator: one thread, a closed loop, the same code for every server that is measured.
+//! The load generator: one thread, the same code for every server that is measured.
 //!
-//! A connection sends `depth` requests in one write and sends the next ones when all are answered. Every
-//! answer of a run has the same length, which `probe` has learnt; the first bytes of each are compared, so
-//! a refusal, a miss or a shifted stream ends the run with an error.
+//! A connection sends `depth` requests in one write and sends the next ones when all are answered: a closed
+//! loop. With a `rate` requests are due at random times instead, whether earlier ones are answered or not,
+//! and their latency counts from when they were due. Every answer of a run has the same length, which `probe`
+//! has learnt, or, where a write is named in its answer, the same body; the first bytes of each are compared,
+//! so a refusal, a miss or a shifted stream ends the run with an error.
 
+use super::arrivals::{Arrivals, TIMER};
 use mio::{Events, Interest, Poll, Token};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -54,6 +57,14 @@ pub(crate) struct Plan {
     pub(crate) pid: u32,
     /// A listing of everything is read meanwhile, slowly, on a connection of its own.
     pub(crate) slow_listing: bool,
+    /// Behind the query of each request over HTTP, such as `&w=all`.
+    pub(crate) query: &'static str,
+    /// Answers carry a number, so that only their bodies are of the same length.
+    pub(crate) varies: bool,
+    /// Requests due a second, at random times; 0: a closed loop. Only with a depth of 1.
+    pub(crate) rate: f64,
+    /// Ends the window early.
+    pub(crate) over: Option<Arc<AtomicBool>>,
 }
 
 /// Bytes that the slow reader takes every `SLOW_EVERY`: 16 MB/s.
@@ -64,9 +75,13 @@ const SLOW_EVERY: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) requests: u64,
+    /// Those before the window as well.
+    pub(crate) requests_total: u64,
     pub(crate) seconds: f64,
     pub(crate) server_cpu_ns: u64,
     pub(crate) client_cpu_ns: u64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p99_ns: u64,
     pub(crate) p999_ns: u64,
     /// What the slow reader got.
     pub(crate) listed_bytes: u64,
@@ -100,6 +115,13 @@ impl Random {
     }
 }
 
+/// The key of the records numbered `n`, in 16 bytes.
+pub(crate) fn key(n: u64) -> String {
+    let mut bytes = Vec::new();
+    put_key(n, 16, &mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The key numbered `n`: 16 hexadecimal digits, then `k` up to the length.
 fn put_key(n: u64, length: usize, out: &mut Vec<u8>) {
     let mixed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -117,6 +139,7 @@ impl Plan {
             (Protocol::Http, Get) => {
                 out.extend_from_slice(b"GET /get?k=");
                 put_key(n, key, out);
+                out.extend_from_slice(self.query.as_bytes());
                 out.extend_from_slice(b" HTTP/1.1\r\nHost: localhost\r\n\r\n");
             }
             (Protocol::Http, Set) => {
@@ -124,6 +147,7 @@ impl Plan {
                 put_key(n, key, out);
                 out.extend_from_slice(b"&v=");
                 out.extend_from_slice(value);
+                out.extend_from_slice(self.query.as_bytes());
                 out.extend_from_slice(b" HTTP/1.1\r\nHost: localhost\r\n\r\n");
             }
             (Protocol::Resp, Get) => {
@@ -225,6 +249,8 @@ struct Connection {
     inflight: usize,
     /// Bytes of the batch's answers so far.
     got: usize,
+    /// The answers themselves that are not whole yet, if their length varies.
+    partial: Vec<u8>,
     sent_ns: u64,
 }
 
@@ -237,6 +263,7 @@ struct Run<'p> {
     began: Instant,
     done: u64,
     latencies: hdrhistogram::Histogram<u64>,
+    arrivals: Option<Arrivals>,
 }
 
 /// Runs the plan until its window or its range ends.
@@ -253,6 +280,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
             unsent: Vec::new(),
             inflight: 0,
             got: 0,
+            partial: Vec::new(),
             sent_ns: 0,
         });
     }
@@ -262,10 +290,16 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
     };
     let latencies = hdrhistogram::Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(other)?;
     let next = plan.each.as_ref().map_or(0, |each| each.start);
+    let arrivals = match plan.rate > 0.0 {
+        true => Some(Arrivals::new(plan.rate, plan.connections, &poll)?),
+        false => None,
+    };
     let began = Instant::now();
-    let mut run = Run { plan, answer, random: Random(1), next, began, done: 0, latencies };
-    for connection in &mut connections {
-        run.send(connection)?;
+    let mut run = Run { plan, answer, random: Random(1), next, began, done: 0, latencies, arrivals };
+    if run.arrivals.is_none() {
+        for connection in &mut connections {
+            run.send(connection)?;
+        }
     }
     let mut outcome = Outcome::default();
     let mut listed_before = 0;
@@ -273,6 +307,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; 256 * 1024];
     loop {
+        run.send_due(&mut connections)?;
         match poll.poll(&mut events, Some(Duration::from_secs(10))) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
             _ => {}
@@ -281,17 +316,23 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
             return Err(other("no answer for ten seconds"));
         }
         for event in &events {
+            if event.token() == TIMER {
+                continue;
+            }
             let connection = &mut connections[event.token().0];
             if !connection.unsent.is_empty() && event.is_writable() {
                 run.write(connection)?;
             }
-            if event.is_readable() {
-                run.receive(connection, &mut buffer)?;
+            if event.is_readable()
+                && run.receive(connection, &mut buffer)?
+                && let Some(arrivals) = &mut run.arrivals
+            {
+                arrivals.free.push(event.token().0);
             }
         }
         if plan.each.is_some() {
             if connections.iter().all(|connection| connection.inflight == 0) {
-                outcome.requests = run.done;
+                (outcome.requests, outcome.requests_total) = (run.done, run.done);
                 outcome.seconds = began.elapsed().as_secs_f64();
                 return Ok(outcome);
             }
@@ -303,12 +344,19 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
                 listed_before = listing.as_ref().map_or(0, SlowReader::bytes);
                 window = Some((Instant::now(), run.done, cpu_ns_of(plan.pid), own_cpu_ns()));
             }
-            Some((from, done, server_cpu, client_cpu)) if from.elapsed() >= plan.window => {
+            Some((from, done, server_cpu, client_cpu))
+                if from.elapsed() >= plan.window
+                    || plan.over.as_ref().is_some_and(|over| over.load(Ordering::Relaxed)) =>
+            {
                 outcome.server_cpu_ns = cpu_ns_of(plan.pid) - server_cpu;
                 outcome.client_cpu_ns = own_cpu_ns() - client_cpu;
                 outcome.seconds = from.elapsed().as_secs_f64();
                 outcome.requests = run.done - done;
+                // Those under way are not waited for, and may take effect.
+                outcome.requests_total = run.done;
                 outcome.listed_bytes = listing.as_ref().map_or(0, SlowReader::bytes) - listed_before;
+                outcome.p50_ns = run.latencies.value_at_quantile(0.5);
+                outcome.p99_ns = run.latencies.value_at_quantile(0.99);
                 outcome.p999_ns = run.latencies.value_at_quantile(0.999);
                 if outcome.requests == 0 {
                     return Err(other("no request was answered in the window"));
@@ -321,6 +369,21 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
 }
 
 impl Run<'_> {
+    /// Sends what is due, in an open loop.
+    fn send_due(&mut self, connections: &mut [Connection]) -> io::Result<()> {
+        let Some(arrivals) = &mut self.arrivals else { return Ok(()) };
+        arrivals.advance(&mut self.random, self.began.elapsed().as_nanos() as u64)?;
+        while let Some(arrivals) = &mut self.arrivals
+            && !arrivals.due.is_empty()
+            && let Some(free) = arrivals.free.pop()
+            && let Some(due_ns) = arrivals.due.pop_front()
+        {
+            self.send(&mut connections[free])?;
+            connections[free].sent_ns = due_ns;
+        }
+        Ok(())
+    }
+
     /// Sends the next batch, if there is one.
     fn send(&mut self, connection: &mut Connection) -> io::Result<()> {
         connection.got = 0;
@@ -357,36 +420,83 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn receive(&mut self, connection: &mut Connection, buffer: &mut [u8]) -> io::Result<()> {
+    /// Takes what has come. True if the batch is answered.
+    fn receive(&mut self, connection: &mut Connection, buffer: &mut [u8]) -> io::Result<bool> {
         let bytes = match connection.stream.read(buffer) {
             Ok(0) => return Err(other("the server closed a connection")),
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
+        let answered = match self.plan.varies {
+            true => self.count_varying(connection, &buffer[..bytes])?,
+            false => self.count_equal(connection, &buffer[..bytes])?,
+        };
+        if answered {
+            self.done += connection.inflight as u64;
+            let took = (self.began.elapsed().as_nanos() as u64).saturating_sub(connection.sent_ns);
+            self.latencies.saturating_record(took);
+            if self.arrivals.is_none() {
+                self.send(connection)?;
+            }
+        }
+        Ok(answered)
+    }
+
+    /// Answers of one length. True if the batch is answered.
+    fn count_equal(&self, connection: &mut Connection, received: &[u8]) -> io::Result<bool> {
         let length = self.answer.len();
-        // Where the first answer that begins in this buffer begins.
+        // Where the first answer that begins in these bytes begins.
         let mut at = (length - connection.got % length) % length;
-        while at < bytes {
-            let compared = (bytes - at).min(6).min(length);
-            if buffer[at..at + compared] != self.answer[..compared] {
-                let end = bytes.min(at + 80);
-                return Err(other(format!("unexpected: {:?}", String::from_utf8_lossy(&buffer[at..end]))));
+        while at < received.len() {
+            let compared = (received.len() - at).min(6).min(length);
+            if received[at..at + compared] != self.answer[..compared] {
+                return Err(unexpected(&received[at..]));
             }
             at += length;
         }
-        connection.got += bytes;
+        connection.got += received.len();
         if connection.got > connection.inflight * length {
             return Err(other("more answers than requests"));
         }
-        if connection.got == connection.inflight * length {
-            self.done += connection.inflight as u64;
-            let took = self.began.elapsed().as_nanos() as u64 - connection.sent_ns;
-            self.latencies.saturating_record(took);
-            self.send(connection)?;
-        }
-        Ok(())
+        Ok(connection.got == connection.inflight * length)
     }
+
+    /// Answers with one body behind heads of different lengths; `got` counts answers.
+    fn count_varying(&self, connection: &mut Connection, received: &[u8]) -> io::Result<bool> {
+        const SUCCESS: &[u8] = b"HTTP/1.1 200";
+        let end = |answer: &[u8]| memchr::memmem::find(answer, b"\r\n\r\n").map(|at| at + 4);
+        let body = end(&self.answer).map_or(&[][..], |from| &self.answer[from..]);
+        let Connection { partial, .. } = connection;
+        let carried = !partial.is_empty();
+        if carried {
+            partial.extend_from_slice(received);
+        }
+        let bytes = if carried { &partial[..] } else { received };
+        let (mut at, mut answers) = (0, 0);
+        while let Some(head) = end(&bytes[at..])
+            && let Some(found) = bytes.get(at + head..at + head + body.len())
+        {
+            if !bytes[at..].starts_with(SUCCESS) || found != body {
+                return Err(unexpected(&bytes[at..]));
+            }
+            at += head + body.len();
+            answers += 1;
+        }
+        match carried {
+            true => drop(partial.drain(..at)),
+            false => partial.extend_from_slice(&received[at..]),
+        }
+        connection.got += answers;
+        if connection.got > connection.inflight {
+            return Err(other("more answers than requests"));
+        }
+        Ok(connection.got == connection.inflight)
+    }
+}
+
+fn unexpected(bytes: &[u8]) -> io::Error {
+    other(format!("unexpected: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)])))
 }
 
 fn open(address: &Address, poll: &Poll, token: Token) -> io::Result<Box<dyn Duplex>> {

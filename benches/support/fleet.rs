@@ -32,6 +32,11 @@ impl Peer {
         self.child.id()
     }
 
+    /// To send it signals. Its id stays its own until it is waited for, when this goes out of scope.
+    pub(crate) fn process(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     /// A plan for this server, to be completed.
     pub(crate) fn plan(&self, operation: Operation, keys: u64, depth: usize) -> Plan {
         Plan {
@@ -48,6 +53,10 @@ impl Peer {
             window: Duration::ZERO,
             pid: self.pid(),
             slow_listing: false,
+            query: "",
+            varies: false,
+            rate: 0.0,
+            over: None,
         }
     }
 
@@ -71,12 +80,18 @@ impl Peer {
         kib.unwrap_or(0) * 1024
     }
 
-    /// A figure of `/metrics`.
-    pub(crate) fn metric(&self, name: &str) -> io::Result<u64> {
+    /// What it answers, head and body.
+    pub(crate) fn ask(&self, path: &str) -> io::Result<String> {
         let mut stream = connect(&Address::Tcp(self.address))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut page = String::new();
         stream.read_to_string(&mut page)?;
+        Ok(page)
+    }
+
+    /// A figure of `/metrics`; `name` with its labels, if it has any.
+    pub(crate) fn metric(&self, name: &str) -> io::Result<u64> {
+        let page = self.ask("/metrics")?;
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.ok_or_else(|| other(format!("/metrics has no {name}")))
     }
@@ -185,6 +200,7 @@ impl Yard {
         self.start(name, protocol, address, command, true).map(Some)
     }
 
+    /// Starts a server; `pinned` to the servers' core, or on any.
     fn start(
         &self,
         name: &'static str,
@@ -194,8 +210,20 @@ impl Yard {
         pinned: bool,
     ) -> io::Result<Peer> {
         let last = if pinned { SERVER_CORE } else { self.cores - 1 };
+        self.start_on(&format!("{SERVER_CORE}-{last}"), name, protocol, address, command)
+    }
+
+    /// Starts a server on these cores and waits until it listens.
+    pub(crate) fn start_on(
+        &self,
+        cores: &str,
+        name: &'static str,
+        protocol: Protocol,
+        address: SocketAddr,
+        command: Command,
+    ) -> io::Result<Peer> {
         let mut pinning = Command::new("taskset");
-        pinning.args(["-c", &format!("{SERVER_CORE}-{last}")]).arg(command.get_program());
+        pinning.args(["-c", cores]).arg(command.get_program());
         pinning.args(command.get_args()).stdin(Stdio::null()).stdout(Stdio::null());
         if let Some(directory) = command.get_current_dir() {
             pinning.current_dir(directory);
@@ -223,11 +251,11 @@ impl Drop for Yard {
     }
 }
 
-fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-fn installed(program: &str) -> Option<PathBuf> {
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     places.push(PathBuf::from("/usr/sbin"));

@@ -73,20 +73,25 @@ impl Report {
         text
     }
 
-    /// Appends the table to the record of this day and commit; returns where that is.
-    pub(crate) fn record(&self, how: &str) -> std::io::Result<PathBuf> {
+    /// Appends the table to this benchmark's record of this day and commit; returns where that is.
+    pub(crate) fn record(&self, bench: &str, how: &str) -> std::io::Result<PathBuf> {
         let (date, commit) = (said("date", &["-u", "+%F"]), said("git", &["rev-parse", "--short", "HEAD"]));
-        let dirty =
-            !said("git", &["status", "--porcelain", "--", "src", "Cargo.toml", "benches/node"]).is_empty();
+        let sources = ["src", "Cargo.toml", "benches/node", "benches/mesh", "benches/support"];
+        let status = [&["status", "--porcelain", "--"][..], &sources].concat();
+        let dirty = !said("git", &status).is_empty();
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/records");
         std::fs::create_dir_all(&directory)?;
-        let path = directory.join(format!("{date}-{commit}.md"));
+        let path = directory.join(match bench {
+            // As the first records are named.
+            "node" => format!("{date}-{commit}.md"),
+            _ => format!("{date}-{commit}-{bench}.md"),
+        });
         let mut text = std::fs::read_to_string(&path).unwrap_or_default();
         if text.is_empty() {
-            let _ = write!(text, "# The node's benchmarks at {commit}, {date}\n\n{}", machine());
+            let _ = write!(text, "# Benchmarks of the {bench} at {commit}, {date}\n\n{}", machine());
         }
         let changed = if dirty { " (with uncommitted changes)" } else { "" };
-        let _ = write!(text, "\n## `cargo bench --bench node -- {how}`{changed}\n\n{}", self.table());
+        let _ = write!(text, "\n## `cargo bench --bench {bench} -- {how}`{changed}\n\n{}", self.table());
         std::fs::write(&path, text)?;
         Ok(path)
     }
