@@ -7,6 +7,7 @@
 //! Budget of a write that is logged: one copy into the log, one copy a peer into its link's output (and its
 //! encryption, if any); no allocation, no lock.
 
+mod apply;
 mod inbound;
 mod outbound;
 mod ticks;

@@ -1,7 +1,7 @@
 //! The acceptor's end of a link: another member's worker streams its writes here; they are applied and
 //! acknowledged. Its beats are taken in, and its pulls are served.
 
-use super::outbound::apply;
+use super::apply::{BATCH, Intake};
 use super::{Context, Ending, MS, Rebirth, Worker};
 use crate::base::version::Incarnation;
 use crate::limits::{ACK_MS, ACK_OPERATIONS, LINK_OUTPUT_BYTES, RANGES_OWN_MAX};
@@ -153,28 +153,42 @@ pub(super) fn on_frame<S: Storage>(
         }
         Frame::Ops { .. } if from.lineage == 0 => Err(Ending::protocol("operations without a lineage")),
         Frame::Ops { first, count, ack_now, bytes } => {
-            let decided = worker.mesh.decided();
             let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
-            let mut superseded = 0;
-            let mut applied = 0;
             if first > from.position + 1 {
                 return Err(Ending::Refuse(Reason::Gap, "operations are missing".to_owned()));
             }
-            for (seq, operation) in (first..).zip(Frame::operations(bytes, count)) {
-                let operation = operation.map_err(|defect| Ending::protocol(&defect.to_string()))?;
-                if seq <= from.position {
-                    continue;
+            let mut operations = Frame::operations(bytes, count);
+            for known in operations.by_ref().take((from.position + 1 - first) as usize) {
+                known.map_err(|defect| Ending::protocol(&defect.to_string()))?;
+            }
+            let mut intake = Intake::new(&worker.mesh, context);
+            let mut batch = Vec::with_capacity(BATCH.min(count as usize));
+            let mut ending = Ok(());
+            let (mut applied, mut superseded) = (0, 0);
+            while ending.is_ok() {
+                batch.clear();
+                for operation in operations.by_ref().take(BATCH) {
+                    match operation {
+                        Ok(operation) => batch.push((from.incarnation, operation)),
+                        // What came before it counts.
+                        Err(defect) => ending = Err(Ending::protocol(&defect.to_string())),
+                    }
                 }
-                if !apply(&worker.mesh, from.incarnation, &operation, decided, context)? {
-                    superseded += 1;
+                if batch.is_empty() {
+                    break;
                 }
-                stream.insert(seq - 1, seq);
-                from.position = seq;
-                applied += 1;
+                let taken = intake.take(&batch);
+                let position = from.position + taken.applied as u64;
+                stream.insert(from.position, position);
+                from.position = position;
+                applied += taken.applied as u64;
+                superseded += taken.superseded as u64;
+                ending = ending.and(taken.ending);
             }
             drop(stream);
             from.origin.applied_total.fetch_add(applied, Ordering::Relaxed);
             from.origin.superseded_total.fetch_add(superseded, Ordering::Relaxed);
+            ending?;
             inbound.unacked += u64::from(count);
             inbound.ack_now |= ack_now;
             Ok(())

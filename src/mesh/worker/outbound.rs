@@ -1,16 +1,16 @@
 //! The dialer's end of a link: this worker's log goes out, acknowledgements come back. On the first
 //! worker's links also beats and echoes, and the pulls that this node makes.
 
+use super::apply::{BATCH, Intake, apply_clear};
 use super::{Context, Ending, LinkId, MS, Rebirth, Worker, cursor_for};
-use crate::base::version::{Hlc, Incarnation, Version};
+use crate::base::version::{Hlc, Incarnation};
 use crate::limits::LINK_OUTPUT_BYTES;
 use crate::mesh::log::{Cursor, Log};
 use crate::mesh::members::{Meeting, PullPlan};
 use crate::mesh::{Mesh, is_empty};
 use crate::peer::frame::{Frame, Hello, PullBegin, Reason, Welcome};
 use crate::peer::link::Link;
-use crate::peer::operation::{Kind, Operation};
-use crate::store::{KeyHash, Marks, NewRecord, Stamp, Storage};
+use crate::store::Storage;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
@@ -161,13 +161,21 @@ pub(super) fn on_frame<S: Storage>(
         Frame::Records { id: pull, writers, bytes } => {
             let pulling = worker.pulling.as_mut().filter(|p| p.id == pull && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
-            let decided = worker.mesh.decided();
-            for record in Frame::records(writers, bytes) {
-                let (writer, operation) = record.map_err(|defect| Ending::protocol(&defect.to_string()))?;
-                apply(&worker.mesh, writer, &operation, decided, context)?;
-                pulling.records += 1;
+            let mut intake = Intake::new(&worker.mesh, context);
+            let mut records = Frame::records(writers, bytes);
+            let mut batch = Vec::with_capacity(BATCH);
+            loop {
+                batch.clear();
+                for record in records.by_ref().take(BATCH) {
+                    batch.push(record.map_err(|defect| Ending::protocol(&defect.to_string()))?);
+                }
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                let taken = intake.take(&batch);
+                pulling.records += taken.applied as u64;
+                taken.ending?;
             }
-            Ok(())
         }
         Frame::PullEnd { id: pull } => {
             if worker.pulling.as_ref().is_some_and(|p| p.id == pull && p.link == id)
@@ -324,64 +332,4 @@ fn on_refusal<S>(
         target.backoff_ms = pause;
     }
     Err(Ending::Close)
-}
-
-/// Applies a write that was accepted elsewhere. True if it is now what the key holds.
-pub(super) fn apply<S: Storage>(
-    mesh: &Mesh,
-    writer: Incarnation,
-    operation: &Operation<'_>,
-    decided: Hlc,
-    context: Context<'_, S>,
-) -> Result<bool, Ending> {
-    use crate::mesh::Mutation;
-    let ahead = operation.hlc.millis().saturating_sub(context.now.wall_ms);
-    if ahead > crate::limits::STAMP_AHEAD_MS {
-        return Err(Ending::Refuse(Reason::Clock, format!("a stamp {ahead} ms ahead of this node's clock")));
-    }
-    if operation.hlc <= decided {
-        mesh.counters.below_floor.fetch_add(1, Ordering::Relaxed);
-        return Ok(false);
-    }
-    if operation.kind == Kind::Clear {
-        return apply_clear((operation.hlc, writer), context).map(|()| true);
-    }
-    context.clock.observe(operation.hlc);
-    let Some(index) = context.store.writer(writer) else {
-        return Err(Ending::Refuse(Reason::Full, "the table of writers is full".to_owned()));
-    };
-    let stamp = match mesh.config.mutation {
-        Mutation::LaterArrivalWins => Stamp::Local(context.clock),
-        _ => Stamp::Given(Version { hlc: operation.hlc, writer: index }),
-    };
-    let hash: KeyHash = context.store.hash(operation.key);
-    let now_ms = context.now.wall_ms;
-    let result = match operation.kind {
-        Kind::Set => {
-            let record = NewRecord {
-                key: operation.key,
-                value: operation.value,
-                marks: Marks(operation.marks),
-                expires_at_ms: operation.expires_at_ms,
-            };
-            context.store.set(hash, record, stamp, now_ms)
-        }
-        Kind::Rm | Kind::Clear => context.store.rm(hash, operation.key, stamp, now_ms),
-    };
-    match result {
-        Ok(applied) => Ok(matches!(applied, crate::store::Applied::Stored { .. })),
-        Err(_) => Err(Ending::Refuse(Reason::Memory, "the record does not fit".to_owned())),
-    }
-}
-
-fn apply_clear<S: Storage>((hlc, writer): (Hlc, Incarnation), context: Context<'_, S>) -> Result<(), Ending> {
-    if hlc == Hlc::ZERO {
-        return Ok(());
-    }
-    context.clock.observe(hlc);
-    let Some(writer) = context.store.writer(writer) else {
-        return Err(Ending::Refuse(Reason::Full, "the table of writers is full".to_owned()));
-    };
-    context.store.clear(Stamp::Given(Version { hlc, writer }), context.now.wall_ms);
-    Ok(())
 }

@@ -1,0 +1,128 @@
+//! Takes in writes that were accepted elsewhere, some at a time, so that their cache misses overlap; what is
+//! the same for many of them is looked up once.
+//!
+//! Budget of a write: one hash, one stripe lock, one copy into the store.
+
+use super::{Context, Ending};
+use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
+use crate::mesh::{Mesh, Mutation};
+use crate::peer::frame::Reason;
+use crate::peer::operation::{Kind, Operation};
+use crate::store::{Applied, KeyHash, Marks, NewRecord, Stamp, Storage};
+
+/// Writes that are looked up together.
+pub(super) const BATCH: usize = 32;
+
+/// Takes in what one frame brings.
+pub(super) struct Intake<'a, S> {
+    mesh: &'a Mesh,
+    context: Context<'a, S>,
+    /// Decided before: at or below the floor.
+    decided: Hlc,
+    known: Option<(Incarnation, WriterIndex)>,
+}
+
+/// How far a batch came.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// So many of its writes are dealt with, from the first on.
+    pub(super) applied: usize,
+    /// So many of those lost against a later write, or came too late.
+    pub(super) superseded: usize,
+    /// Why it went no further.
+    pub(super) ending: Result<(), Ending>,
+}
+
+impl<'a, S: Storage> Intake<'a, S> {
+    pub(super) fn new(mesh: &'a Mesh, context: Context<'a, S>) -> Intake<'a, S> {
+        Intake { mesh, context, decided: mesh.decided(), known: None }
+    }
+
+    /// Takes in at most [`BATCH`] writes, in their order.
+    pub(super) fn take(&mut self, batch: &[(Incarnation, Operation<'_>)]) -> Taken {
+        let store = self.context.store;
+        let mut hashes = [KeyHash(0); BATCH];
+        let hashes = &mut hashes[..batch.len()];
+        for (hash, (_, operation)) in hashes.iter_mut().zip(batch) {
+            *hash = store.hash(operation.key);
+        }
+        // A single key would only be looked up three times instead of once.
+        if batch.len() > 1 {
+            store.prefetch_index(hashes);
+            store.prefetch_records(hashes);
+        }
+        let mut taken = Taken { applied: 0, superseded: 0, ending: Ok(()) };
+        for (hash, (writer, operation)) in hashes.iter().zip(batch) {
+            match self.one(*hash, *writer, operation) {
+                Ok(is_newest) => taken.superseded += usize::from(!is_newest),
+                Err(ending) => {
+                    taken.ending = Err(ending);
+                    break;
+                }
+            }
+            taken.applied += 1;
+        }
+        taken
+    }
+
+    /// True if it is now what the key holds.
+    fn one(&mut self, hash: KeyHash, writer: Incarnation, operation: &Operation<'_>) -> Result<bool, Ending> {
+        let Context { store, clock, now } = self.context;
+        let ahead = operation.hlc.millis().saturating_sub(now.wall_ms);
+        if ahead > crate::limits::STAMP_AHEAD_MS {
+            let detail = format!("a stamp {ahead} ms ahead of this node's clock");
+            return Err(Ending::Refuse(Reason::Clock, detail));
+        }
+        if operation.hlc <= self.decided {
+            self.mesh.counters.below_floor.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            return Ok(false);
+        }
+        if operation.kind == Kind::Clear {
+            return apply_clear((operation.hlc, writer), self.context).map(|()| true);
+        }
+        clock.observe(operation.hlc);
+        let index = match self.known {
+            Some((known, index)) if known == writer => index,
+            _ => writer_index(writer, store)?,
+        };
+        self.known = Some((writer, index));
+        let stamp = match self.mesh.config.mutation {
+            Mutation::LaterArrivalWins => Stamp::Local(clock),
+            _ => Stamp::Given(Version { hlc: operation.hlc, writer: index }),
+        };
+        let result = match operation.kind {
+            Kind::Set => {
+                let record = NewRecord {
+                    key: operation.key,
+                    value: operation.value,
+                    marks: Marks(operation.marks),
+                    expires_at_ms: operation.expires_at_ms,
+                };
+                store.set(hash, record, stamp, now.wall_ms)
+            }
+            Kind::Rm | Kind::Clear => store.rm(hash, operation.key, stamp, now.wall_ms),
+        };
+        match result {
+            Ok(applied) => Ok(matches!(applied, Applied::Stored { .. })),
+            Err(_) => Err(Ending::Refuse(Reason::Memory, "the record does not fit".to_owned())),
+        }
+    }
+}
+
+fn writer_index<S: Storage>(writer: Incarnation, store: &S) -> Result<WriterIndex, Ending> {
+    let full = || Ending::Refuse(Reason::Full, "the table of writers is full".to_owned());
+    store.writer(writer).ok_or_else(full)
+}
+
+pub(super) fn apply_clear<S: Storage>(
+    (hlc, writer): (Hlc, Incarnation),
+    context: Context<'_, S>,
+) -> Result<(), Ending> {
+    if hlc == Hlc::ZERO {
+        return Ok(());
+    }
+    context.clock.observe(hlc);
+    let writer = writer_index(writer, context.store)?;
+    context.store.clear(Stamp::Given(Version { hlc, writer }), context.now.wall_ms);
+    Ok(())
+}
