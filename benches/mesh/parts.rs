@@ -67,10 +67,12 @@ fn join_under_writes(bench: &mut Bench) -> Done {
             let mut count = 0;
             while !stop.load(Ordering::Acquire) {
                 let (status, body) = client.ask(&format!("/set?k=new{count}&v={count}"))?;
-                if status != 200 {
-                    return Err(other(format!("{status} {}", String::from_utf8_lossy(body))));
+                match status {
+                    200 => count += 1,
+                    // On a busy machine somebody may not acknowledge within the second; the same once more.
+                    503 => {}
+                    _ => return Err(other(format!("{status} {}", String::from_utf8_lossy(body)))),
                 }
-                count += 1;
             }
             Ok(count)
         })?;
