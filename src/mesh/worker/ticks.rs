@@ -1,7 +1,7 @@
 //! What time brings to a worker: marks, dials, links that are too late; and on the first worker the beats,
 //! the pulls and the membership.
 
-use super::outbound::Outbound;
+use super::outbound::{Outbound, stream};
 use super::{Effect, LinkId, MS, Role, SILENT_MS, Slot, Worker};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{HANDSHAKE_MS, LINK_OUTPUT_BYTES};
@@ -24,9 +24,14 @@ impl Worker {
         facts.closed.store(closed.0, Ordering::Release);
         let seq = self.log.head();
         for slot in self.slots.values_mut() {
-            if let Role::Out(Outbound { cursor: Some(cursor), .. }) = &slot.role
-                && cursor.taken() == seq
-            {
+            let Role::Out(Outbound { cursor: Some(cursor), said_lineage, .. }) = &mut slot.role else {
+                continue;
+            };
+            if *said_lineage {
+                // Under writes there is always something new; the mark would never get its turn.
+                stream(&self.log, cursor, &mut slot.link, self.awaited, &self.mesh);
+            }
+            if cursor.taken() == seq {
                 slot.link.send(&Frame::Mark { seq, closed });
             }
         }
