@@ -179,6 +179,9 @@ pub const LOG_WORKER_BYTES_MIN: usize = 1024 * 1024;
 pub const OPS_FRAME_BYTES: usize = 64 * 1024;
 /// Bytes that may wait in a link's output before the log is read on.
 pub const LINK_OUTPUT_BYTES: usize = 256 * 1024;
+/// While a worker has clients to serve, what it logs is collected this long before it is sent to peers, in
+/// microseconds; it is sent at once when somebody waits for it, or when there is nothing else to do.
+pub const COLLECT_US: u64 = 200;
 /// Operations after which a receiver acknowledges without being asked to.
 pub const ACK_OPERATIONS: u64 = 256;
 /// A receiver acknowledges at least this often, in milliseconds.

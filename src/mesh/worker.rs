@@ -8,6 +8,7 @@
 //! encryption, if any); no allocation, no lock.
 
 mod apply;
+mod collect;
 mod inbound;
 mod outbound;
 mod ticks;
@@ -129,6 +130,7 @@ pub struct Worker {
     beat_ns: u64,
     /// Somebody waits for this operation to be acknowledged.
     awaited: u64,
+    collector: collect::Collector,
     /// Acknowledgements have come since the last look.
     acked: bool,
     pulling: Option<Pulling>,
@@ -157,6 +159,7 @@ impl Worker {
             mark_ns: 0,
             beat_ns: 0,
             awaited: 0,
+            collector: collect::Collector::default(),
             acked: false,
             pulling: None,
             next_pull: 1,
@@ -228,7 +231,7 @@ impl Worker {
         self.targets.clear();
         self.seeds.clear();
         self.pulling = None;
-        self.awaited = 0;
+        (self.awaited, self.collector) = (0, collect::Collector::default());
         self.acked = true;
         let facts = &self.mesh.workers[self.index];
         facts.head.store(0, Ordering::Release);
@@ -522,7 +525,8 @@ impl Worker {
     /// Moves what is new from the log and from scans into the links' outputs, as far as there is room, and
     /// acknowledges what has come. True while there is more to do at once.
     pub fn pump<S: Storage>(&mut self, context: Context<'_, S>) -> bool {
-        let mut more = false;
+        let collects = self.collector.waits(self.log.head(), self.awaited, context.now.mono_ns);
+        let mut more = collects;
         let can_scan = self.mesh.everybody_logs();
         let lineage = self.mesh.lineage.load(Ordering::Acquire);
         for slot in self.slots.values_mut() {
@@ -538,7 +542,9 @@ impl Worker {
                         out.said_lineage = true;
                         slot.link.send(&Frame::Lineage(lineage));
                     }
-                    outbound::stream(&self.log, cursor, &mut slot.link, self.awaited, &self.mesh);
+                    if !collects {
+                        outbound::stream(&self.log, cursor, &mut slot.link, self.awaited, &self.mesh);
+                    }
                 }
                 Role::In(inbound) => {
                     inbound.acknowledge(&mut slot.link, context.now.mono_ns);

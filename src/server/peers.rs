@@ -130,8 +130,9 @@ impl<S: Storage> Worker<S> {
         }
     }
 
-    /// Reads what has come on links. True if there may be more.
-    pub(super) fn read_links(&mut self) -> bool {
+    /// Reads what has come on links. True if there may be more. `is_busy`: something has happened at all.
+    pub(super) fn read_links(&mut self, is_busy: bool) -> bool {
+        self.engine.mesh.set_busy(is_busy);
         let ready: Vec<LinkId> =
             self.links.sockets.iter().filter(|(_, s)| s.unread && !s.connecting).map(|(id, _)| *id).collect();
         if ready.is_empty() {

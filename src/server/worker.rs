@@ -155,7 +155,7 @@ impl<S: Storage> Worker<S> {
                     }
                 }
             }
-            mesh_more = self.read_links();
+            mesh_more = self.read_links(!events.is_empty());
             self.serve(false);
             if self.accept_more {
                 self.accept();
