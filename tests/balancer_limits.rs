@@ -250,7 +250,10 @@ fn a_backend_that_never_takes_a_connection_costs_an_attempt_and_no_client() {
     // After three of them nobody is sent there any more.
     assert_eq!((member.state, member.reason.as_str()), ("down", "connections time out"));
     let status = balancer.status_address().expect("asked for").to_string();
-    assert_eq!((metric(&status, "retries_total"), metric(&status, "unavailable_total")), (3, 0));
+    assert_eq!(metric(&status, "unavailable_total"), 0);
+    // It was the first choice of six; one more than three may come while the third failure is on its way.
+    let retries = metric(&status, "retries_total");
+    assert!((3..6).contains(&retries), "{retries}");
 }
 
 /// A hundred connections at once, fewer than the backend's queue of those that it has not accepted yet: most are
