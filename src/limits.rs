@@ -198,10 +198,12 @@ pub const DOWN_MS: u64 = 10_000;
 pub const FORGET_MS: u64 = 3_600_000;
 /// A link must be established within this, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 5_000;
+/// A connection must come about within this, in milliseconds, or it is tried anew.
+pub const CONNECT_MS: u64 = 1_000;
 /// A failed dial is tried again after this, doubled up to the most, with jitter, in milliseconds.
 pub const REDIAL_MS: u64 = 50;
 /// See [`REDIAL_MS`].
-pub const REDIAL_MS_MAX: u64 = 2_000;
+pub const REDIAL_MS_MAX: u64 = 1_000;
 /// A node that was told whom to join and hears of nobody that is ready begins by itself after this.
 pub const BOOTSTRAP_MS: u64 = 5_000;
 /// The same, once others that wait as well have been known for this long.

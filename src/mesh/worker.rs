@@ -241,6 +241,7 @@ impl Worker {
     /// Links to members that are no more are closed, new members become targets.
     fn follow_view<S: Storage>(&mut self, context: Context<'_, S>) {
         let view = Arc::clone(&self.view);
+        let mut hanging = Vec::new();
         for peer in &view.peers {
             let target = self.targets.entry(peer.incarnation).or_insert_with(|| Target {
                 address: peer.address,
@@ -255,7 +256,11 @@ impl Worker {
             target.address = peer.address;
             target.counted = peer.counted;
             if peer.health == Health::Alive && target.health != Health::Alive {
-                // It is back: no reason to wait any longer.
+                // It is back: no reason to wait any longer, least of all for a dial from before.
+                let hangs = |link: &LinkId| self.slots.get(link).is_some_and(|slot| !slot.connected);
+                if let Some(link) = target.link.take_if(|link| hangs(link)) {
+                    hanging.push(link);
+                }
                 (target.retry_ns, target.backoff_ms) = (0, REDIAL_MS);
             }
             if peer.health == Health::Down
@@ -268,6 +273,9 @@ impl Worker {
             if let Some(target) = self.targets.get_mut(&peer.incarnation) {
                 target.health = peer.health;
             }
+        }
+        for link in hanging {
+            self.forget_link(link);
         }
         let gone: Vec<Incarnation> = self
             .targets

@@ -139,6 +139,11 @@ pub(super) struct Checker {
     healed: BTreeMap<Incarnation, Dump>,
 }
 
+/// Whether nobody may have seen it expire. What has is its own tombstone, which may be collected.
+fn lasts(expires_at_ms: u64, now_ms: u64) -> bool {
+    expires_at_ms == 0 || expires_at_ms > now_ms + 2 * SKEW_MAX_MS
+}
+
 fn me(process: &Process) -> Incarnation {
     process.node.view().me
 }
@@ -186,6 +191,7 @@ impl Checker {
         &mut self,
         process: &Process,
         processes: &BTreeMap<usize, Process>,
+        now_ms: u64,
     ) -> Result<(), Box<Violation>> {
         let view = process.node.view();
         let there = |other: &&Process| {
@@ -198,7 +204,8 @@ impl Checker {
                 let write = &self.writes[number];
                 let (Some(key), true) = (write.key.clone(), write.stamp.1 == view.me) else { continue };
                 let holds = dump.stamp(Some(&key)) >= write.stamp;
-                if write.value.is_some() && !holds && !self.removed_later(&key, write.stamp) {
+                let lasting = write.value.is_some() && lasts(write.expires_at_ms, now_ms);
+                if lasting && !holds && !self.removed_later(&key, write.stamp) {
                     let text = format!("{write:?} was not handed over to {}", other.node.view().name);
                     return Err(violation("LEAVE", text));
                 }
@@ -393,8 +400,7 @@ impl Checker {
     ) -> Result<(), Box<Violation>> {
         let dump = Dump::of(&process.node);
         let own = lineage(process);
-        // What has expired, by whose clock ever, is its own tombstone, which may be collected meanwhile.
-        let lasting = |expires_at_ms: u64| expires_at_ms == 0 || expires_at_ms > now_ms + 2 * SKEW_MAX_MS;
+        let lasting = |expires_at_ms: u64| lasts(expires_at_ms, now_ms);
         // Whose lifetime was found to be over since has started over, and drops what it alone held.
         let lives = |holder: &Incarnation| processes.values().any(|process| me(process) == *holder);
         let joined = joined.iter().filter(|((lineage, _), (_, expires, holder))| {

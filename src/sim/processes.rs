@@ -118,7 +118,7 @@ impl World {
         let late = self.now_ns - since > 5_000 * MS;
         if process.node.mesh.has_left() || late {
             if !late {
-                self.checker.left_in_peace(process, &self.processes)?;
+                self.checker.left_in_peace(process, &self.processes, self.wall_ms(0))?;
             }
             self.say(format_args!("gone    process {serial}{}", if late { ", late" } else { "" }));
             self.kill(serial);

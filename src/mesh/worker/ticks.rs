@@ -4,7 +4,7 @@
 use super::outbound::{Outbound, stream};
 use super::{Effect, LinkId, MS, Role, SILENT_MS, Slot, Worker};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{HANDSHAKE_MS, LINK_OUTPUT_BYTES};
+use crate::limits::{CONNECT_MS, HANDSHAKE_MS, LINK_OUTPUT_BYTES};
 use crate::mesh::members::{Event, Members, Rules};
 use crate::mesh::{Context, Mesh, Mutation, Rebirth};
 use crate::peer::frame::{Frame, Reason};
@@ -39,6 +39,8 @@ impl Worker {
 
     pub(super) fn close_the_late(&mut self, now_ns: u64) {
         let late = |slot: &Slot| match &slot.role {
+            // A lost first packet is sent again only after a second, and then after more.
+            Role::Out(_) if !slot.connected => now_ns > slot.opened_ns + CONNECT_MS * MS,
             Role::Out(out) if out.peer.is_none() => now_ns > slot.opened_ns + HANDSHAKE_MS * MS,
             Role::In(inbound) if inbound.is_half_open() => now_ns > slot.opened_ns + HANDSHAKE_MS * MS,
             // Answers come only when there is something to answer; but a member must be one.
