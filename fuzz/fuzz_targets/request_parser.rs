@@ -2,8 +2,10 @@
 //! short way for repeated heads says the same of every request of a connection.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use meshkv::http::head::{HeadError, parse};
+use meshkv::http::head::{Body, HeadError, parse};
+use meshkv::http::plain::Verb;
 use meshkv::http::repeat::Repeat;
+use meshkv::http::{json, query};
 use meshkv::limits::{HEADER_BYTES_MAX, REQUEST_LINE_BYTES_MAX};
 
 fuzz_target!(|input: &[u8]| {
@@ -24,6 +26,16 @@ fuzz_target!(|input: &[u8]| {
     loop {
         let head = parse(rest);
         assert_eq!(repeat.parse(rest), head);
+        if let Some((plain, bytes)) = repeat.plain(rest) {
+            let head = head.expect("a plain request is whole");
+            assert!(head.bytes == bytes && head.keep_alive && head.version_11 && head.body == Body::None);
+            let mut texts = vec![(&b"k"[..], &rest[plain.key])];
+            if plain.verb == Verb::Set {
+                texts.push((b"v", &rest[plain.value]));
+            }
+            assert_eq!(query::pairs(head.query).collect::<Vec<_>>(), texts);
+            assert!(texts.iter().all(|(_, text)| json::classify(text).clean && !query::needs_decoding(text)));
+        }
         // What is remembered now must not change what the same bytes mean.
         assert_eq!(repeat.parse(rest), head);
         match head {

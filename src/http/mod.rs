@@ -7,6 +7,7 @@ pub mod answer;
 pub mod error;
 pub mod head;
 pub mod json;
+pub mod plain;
 pub mod query;
 pub mod repeat;
 pub mod session;

@@ -8,6 +8,7 @@
 //! with bytes that are not visible ASCII, long texts) takes the long way.
 
 use super::head::{self, Body, Head, HeadError, Method};
+use super::plain::{Plain, visible_bytes};
 use memchr::memchr;
 use std::ops::Range;
 
@@ -29,6 +30,8 @@ pub struct Repeat {
     said: Head<'static>,
     /// Where in the tail the value of `Origin` is.
     origin: Option<Range<usize>>,
+    /// The tail says nothing that could matter to a plain request.
+    is_ordinary: bool,
 }
 
 impl Default for Repeat {
@@ -45,7 +48,7 @@ impl Default for Repeat {
             origin: None,
             bytes: 0,
         };
-        Repeat { tail: Vec::new(), said, origin: None }
+        Repeat { tail: Vec::new(), said, origin: None, is_ordinary: false }
     }
 }
 
@@ -62,6 +65,20 @@ impl Repeat {
             }
             target => self.parse_anew(input, target),
         }
+    }
+
+    /// The plain request that `input` starts with, and its length, if the rest of its head repeats an ordinary
+    /// one: HTTP/1.1, kept alive, without a body, not sent by another site's page.
+    #[inline]
+    #[must_use]
+    pub fn plain(&self, input: &[u8]) -> Option<(Plain, usize)> {
+        if !self.is_ordinary {
+            return None;
+        }
+        let plain = Plain::of(input, METHOD.len() + TARGET_BYTES_MAX)?;
+        let tail = &input[plain.value.end..];
+        let bytes = plain.value.end + self.tail.len();
+        tail.starts_with(&self.tail).then_some((plain, bytes))
     }
 
     #[inline]
@@ -94,6 +111,8 @@ impl Repeat {
                 start..start + origin.len()
             });
             self.said = Head { path: b"", query: b"", origin: None, bytes: 0, ..head };
+            self.is_ordinary =
+                head.version_11 && head.keep_alive && head.body == Body::None && !head.cross_site;
         }
         Ok(head)
     }
@@ -103,40 +122,36 @@ impl Repeat {
 #[inline]
 fn target_of(input: &[u8]) -> Option<Range<usize>> {
     let rest = input.strip_prefix(METHOD).filter(|rest| rest.first() == Some(&b'/'))?;
-    let bytes = visible(&rest[..rest.len().min(TARGET_BYTES_MAX + 1)]);
+    let bytes = visible_bytes(&rest[..rest.len().min(TARGET_BYTES_MAX + 1)]);
     (bytes <= TARGET_BYTES_MAX && rest.get(bytes) == Some(&b' ')).then(|| METHOD.len()..METHOD.len() + bytes)
-}
-
-/// How many bytes of visible ASCII `text` starts with.
-#[inline]
-fn visible(text: &[u8]) -> usize {
-    let is_visible = |byte: u8| byte.wrapping_sub(b'!') <= b'~' - b'!';
-    let (blocks, rest) = text.as_chunks::<16>();
-    for (number, block) in blocks.iter().enumerate() {
-        // In this form the compiler compares all sixteen at once.
-        let mut others = 0u32;
-        for (at, &byte) in block.iter().enumerate() {
-            others |= u32::from(!is_visible(byte)) << at;
-        }
-        if others != 0 {
-            return number * 16 + others.trailing_zeros() as usize;
-        }
-    }
-    blocks.len() * 16 + rest.iter().take_while(|&&byte| is_visible(byte)).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::plain::Verb;
+    use crate::http::{json, query};
 
     /// Pieces of which requests are put together, good ones and bad ones.
-    const TARGETS: [&str; 12] = [
+    const TARGETS: [&str; 24] = [
         "/",
         "/get?k=a",
         "/get?k=b",
         "/get?k=0123456789abcdef0123",
         "/get?",
         "/set?k=a?&v=%20+",
+        "/set?k=a&v=",
+        "/set?k=0123456789abcdef&v=0123456789abcdef0123",
+        "/set?k=a&v=b&v=c",
+        "/set?v=b&k=a",
+        "/set?k=a&ttl=1",
+        "/is?k=a=b",
+        "/rm?k=a#?",
+        "/is?k=a&w=all",
+        "/get?k=\"",
+        "/get?k=a\\",
+        "/get?k=a&after=b",
+        "/get?k=a+b%41",
         "*",
         "get",
         "http://h/get?k=a",
@@ -172,7 +187,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % bound
         };
-        let (mut repeat, mut short) = (Repeat::default(), 0);
+        let (mut repeat, mut short, mut plain) = (Repeat::default(), 0, [0u32; 2]);
         for round in 0..200_000 {
             // Mostly ordinary, and often the same as before.
             let (method, tail) = match below(4) {
@@ -193,9 +208,36 @@ mod tests {
                 !repeat.tail.is_empty() && input[target.end..].starts_with(&repeat.tail)
             }));
             let shown = String::from_utf8_lossy(&input);
+            if let Some((found, bytes)) = repeat.plain(&input) {
+                let head = head::parse(&input).expect("a plain request is whole");
+                let way = (head.method, head.version_11, head.keep_alive, head.body, head.cross_site);
+                assert_eq!(way, (Method::Get, true, true, Body::None, false), "{shown:?}");
+                let path: &[u8] = match found.verb {
+                    Verb::Get => b"/get",
+                    Verb::Is => b"/is",
+                    Verb::Rm => b"/rm",
+                    Verb::Set => b"/set",
+                };
+                assert_eq!((head.path, head.bytes), (path, bytes), "{shown:?}");
+                let pairs: Vec<_> = query::pairs(head.query).collect();
+                let (key, value) = (&input[found.key], &input[found.value]);
+                let said: &[(&[u8], &[u8])] = &[(b"k", key), (b"v", value)];
+                let count = if found.verb == Verb::Set { 2 } else { 1 };
+                assert_eq!(pairs, said[..count], "{shown:?}");
+                assert!(!key.is_empty() && (count == 2 || value.is_empty()));
+                for text in [key, value] {
+                    let class = json::classify(text);
+                    assert!(class.ascii && class.clean && !query::needs_decoding(text), "{shown:?}");
+                }
+                plain[count - 1] += 1;
+            }
             assert_eq!(repeat.parse(&input), head::parse(&input), "{shown:?} behind {repeat:?}");
         }
         assert!(short > 10_000, "the short way was taken {short} times only");
+        assert!(
+            plain.iter().all(|&count| count > 1000),
+            "plain requests with one text and with two: {plain:?}"
+        );
     }
 
     #[test]
@@ -215,19 +257,6 @@ mod tests {
                 assert_eq!(repeat.parse(input.as_bytes()), head::parse(input.as_bytes()));
             }
             assert_eq!(!repeat.tail.is_empty(), short, "{target} {tail}");
-        }
-    }
-
-    #[test]
-    fn the_run_of_visible_bytes_ends_where_it_does_byte_by_byte() {
-        for length in 0..70 {
-            for stop in [b' ', 0x7F, 0x80, 0xFF, b'\n', 0] {
-                for at in 0..=length {
-                    let mut text = vec![b'~'; length];
-                    text.get_mut(at).into_iter().for_each(|byte| *byte = stop);
-                    assert_eq!(visible(&text), at, "{text:?}");
-                }
-            }
         }
     }
 }

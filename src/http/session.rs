@@ -3,6 +3,7 @@
 
 use super::error::ErrorCode;
 use super::head::{self, Body, Head, HeadError};
+use super::plain::Plain;
 use super::repeat::Repeat;
 use crate::limits::BODY_BYTES_MAX;
 use memchr::memchr;
@@ -91,6 +92,14 @@ impl Session {
     #[inline]
     pub fn next_repeating<'i>(&mut self, repeat: &mut Repeat, input: &'i [u8], at: &mut usize) -> Event<'i> {
         self.next_by(input, at, |rest| repeat.parse(rest))
+    }
+
+    /// The request at `input[at..]` and its length, if it is a plain one and begins there: the driver moves `at`
+    /// behind it, or asks for the next event as ever.
+    #[inline]
+    #[must_use]
+    pub fn plain(&self, repeat: &Repeat, input: &[u8], at: usize) -> Option<(Plain, usize)> {
+        if self.between_requests() { repeat.plain(&input[at..]) } else { None }
     }
 
     #[inline]

@@ -86,6 +86,8 @@ pub struct Engine<S> {
     closing: bool,
     /// Writes are refused: the clock is wrong.
     is_skewed: bool,
+    /// Data is served, and nothing but the request itself decides about its answer.
+    takes_plain: bool,
     input: Box<[u8]>,
     repeat: Repeat,
     used: usize,
@@ -116,6 +118,7 @@ impl<S: Storage> Engine<S> {
             state: node.state(),
             leaving: false,
             closing: false,
+            takes_plain: false,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             repeat: Repeat::default(),
             used: 0,
@@ -161,6 +164,7 @@ impl<S: Storage> Engine<S> {
         };
         self.closing = self.state == State::Leaving || self.node.is_parting();
         self.is_skewed = self.node.mesh.is_skewed();
+        self.takes_plain = self.state == State::Ready && !self.closing && !self.is_skewed;
         let generation = self.node.extensions.generation();
         if generation != self.generation {
             self.generation = generation;
@@ -190,6 +194,7 @@ impl<S: Storage> Engine<S> {
             self.state = State::Ready;
         }
         self.closing = true;
+        self.takes_plain = false;
     }
 
     /// Whether the turn can take another connection.
@@ -242,6 +247,13 @@ impl<S: Storage> Engine<S> {
             if self.operations.len() - first >= TURN_REQUESTS_PER_CONNECTION_MAX {
                 turn.more = true;
                 break;
+            }
+            if self.takes_plain
+                && let Some((plain, bytes)) = session.plain(&self.repeat, &input[..end], at)
+                && self.plan_plain(&input, at, &plain, index as u16)
+            {
+                at += bytes;
+                continue;
             }
             let before = at;
             match session.next_repeating(&mut self.repeat, &input[..end], &mut at) {
@@ -367,10 +379,7 @@ impl<S: Storage> Engine<S> {
                 let key = self.text(operation.key);
                 let found = node.store.get(operation.hash, key, now_ms, |record| {
                     if record.marks.has(Marks::VALUE_CLEAN) {
-                        node.answers.value_head(record.value.len() + 2, framing.persistence, out);
-                        if !framing.head_only {
-                            json::quote(record.value, true, out);
-                        }
+                        node.answers.clean_value(record.value, framing, out);
                     } else {
                         let mut body = Vec::with_capacity(record.value.len() + 16);
                         json::quote(record.value, false, &mut body);

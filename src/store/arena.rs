@@ -150,14 +150,15 @@ impl Shape {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn read_u32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    // One check of the bounds, not one a byte.
+    bytes[at..].first_chunk().map_or(0, |four| u32::from_le_bytes(*four))
 }
 
-#[inline]
+#[inline(always)]
 fn read_u64(bytes: &[u8], at: usize) -> u64 {
-    u64::from(read_u32(bytes, at)) | u64::from(read_u32(bytes, at + 4)) << 32
+    bytes[at..].first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight))
 }
 
 /// Where a chunk's bytes are.

@@ -101,8 +101,12 @@ impl Stripe {
     /// The entry of a key, visible or not.
     #[inline]
     pub(super) fn get(&self, hash: u64, key: &[u8]) -> Option<Entry<'_>> {
-        let (_, place) = self.index.find(hash, |place| self.arena.key(Place(place)) == key)?;
-        Some(self.arena.entry(Place(place)))
+        let mut entry = None;
+        self.index.find(hash, |place| {
+            entry = Some(self.arena.entry(Place(place))).filter(|entry| entry.key == key);
+            entry.is_some()
+        });
+        entry
     }
 
     /// Takes a clear into account: what is not newer goes.

@@ -6,6 +6,7 @@ use crate::config::AckLevel;
 use crate::http::answer::{Framing, Persistence};
 use crate::http::error::{ErrorCode, Status};
 use crate::http::head::{Head, Method};
+use crate::http::plain::{Plain, Verb};
 use crate::http::query;
 use crate::node::acks::Token;
 use crate::node::listing::Plan;
@@ -68,7 +69,47 @@ pub(super) struct Operation {
     pub(super) waits_for: u64,
 }
 
+/// Where the path of a plain request begins, and how long `k=` is.
+const PATH_START: usize = "GET ".len();
+const QUERY_TO_KEY: usize = "k=".len();
+const CLEAN: Marks = Marks::KEY_CLEAN.with(Marks::VALUE_CLEAN);
+/// How a plain request is answered.
+const PLAIN: Framing = Framing { persistence: Persistence::Keep, head_only: false };
+
 impl<S: Storage> Engine<S> {
+    /// Adds a plain request, which starts at `at` of the input, to the turn's operations. False: it is for
+    /// [`Engine::plan`] to say what is wrong with it.
+    #[inline]
+    pub(super) fn plan_plain(&mut self, input: &[u8], at: usize, plain: &Plain, index: u16) -> bool {
+        let limits = &self.node.settings;
+        if plain.key.len() > limits.max_key_chars || plain.value.len() > limits.max_value_chars {
+            return false;
+        }
+        let (action, route) = match plain.verb {
+            Verb::Get => (Action::Get, Route::Get),
+            Verb::Is => (Action::Is, Route::Is),
+            Verb::Rm => (Action::Rm, Route::Rm),
+            Verb::Set => (Action::Set, Route::Set),
+        };
+        let place = |start: usize, end: usize| Span {
+            start: (at + start) as u32,
+            length: (end - start) as u32,
+            decoded: false,
+        };
+        let (path, query) = (PATH_START, plain.key.start - QUERY_TO_KEY);
+        self.operations.push(Operation {
+            acks: if route.is_write() { limits.acks } else { AckLevel::Local },
+            hash: self.node.store.hash(&input[at + plain.key.start..at + plain.key.end]),
+            key: place(plain.key.start, plain.key.end),
+            value: place(plain.value.start, plain.value.end),
+            path: place(path, query - 1),
+            query: place(query, plain.value.end),
+            marks: if plain.verb == Verb::Set { CLEAN } else { Marks::KEY_CLEAN },
+            ..Operation::new(action, route, PLAIN, index)
+        });
+        true
+    }
+
     /// Decides what a request asks for and adds it to the turn's operations.
     pub(super) fn plan(
         &mut self,
@@ -238,6 +279,7 @@ impl<S: Storage> Engine<S> {
 }
 
 impl Operation {
+    #[inline]
     pub(super) fn new(action: Action, route: Route, framing: Framing, connection: u16) -> Operation {
         Operation {
             action,
