@@ -243,3 +243,45 @@ fn the_one_to_join_may_come_later_than_the_one_who_joins() {
     until("both serve", || get(&b.address, "/set?k=k&v=1").status == 200);
     until("and share", || body(&a, "/get?k=k") == "\"1\"");
 }
+
+/// A node whose wall clock is wrong, as `MESHKV_TEST_CLOCK` says.
+fn node_with_clock(name: &str, join: &Node, clock: &str) -> Node {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_meshkv"));
+    command.env("MESHKV_TEST_CLOCK", clock);
+    let url = format!("http://{}", join.address);
+    Node::start_command(command, &["--name", name, "--workers", "2", "--peer-port", "0", "--join", &url])
+}
+
+#[test]
+fn who_has_another_time_than_most_takes_no_writes() {
+    let a = node("a", None);
+    let b = node("b", Some(&a));
+    let c = node_with_clock("c", &a, "5000");
+    until("c knows that its clock is wrong", || get(&c.address, "/healthcheck").status == 503);
+    assert_eq!(body(&c, "/healthcheck"), "{\"status\":\"degraded\",\"reason\":\"clock\"}");
+    for path in ["/set?k=k&v=v", "/set?k=k&v=v&w=local", "/set?v=v&k=k", "/rm?k=k", "/clear"] {
+        let answer = get(&c.address, path);
+        assert_eq!((answer.status, answer.body.contains("CLOCK_SKEW")), (503, true), "{path}");
+    }
+    assert_eq!(body(&a, "/set?k=k&v=1"), "{\"success\":true}");
+    assert_eq!(body(&c, "/get?k=k"), "\"1\"", "it still takes what others write, and serves it");
+    assert_eq!(get(&b.address, "/healthcheck").status, 200);
+    assert_eq!(body(&b, "/set?k=k&v=2"), "{\"success\":true}");
+    assert_eq!(body(&c, "/get?k=k"), "\"2\"");
+}
+
+#[test]
+fn a_clock_that_jumps_by_an_hour_is_not_followed() {
+    let a = node("a", None);
+    let _b = node("b", Some(&a));
+    let c = node_with_clock("c", &a, "3600000@2");
+    std::thread::sleep(Duration::from_millis(4_000));
+    for round in 0..100 {
+        // Were c's stamps an hour ahead, its writes would win over everybody's for an hour, or be refused.
+        assert_eq!(body(&c, &format!("/set?k=k&v=c{round}")), "{\"success\":true}");
+        assert_eq!(body(&a, "/get?k=k"), format!("\"c{round}\""));
+        assert_eq!(body(&a, &format!("/set?k=k&v=a{round}")), "{\"success\":true}");
+        assert_eq!(body(&c, "/get?k=k"), format!("\"a{round}\""));
+    }
+    assert_eq!(get(&c.address, "/healthcheck").status, 200);
+}
