@@ -11,10 +11,11 @@ mod apply;
 mod collect;
 mod inbound;
 mod outbound;
+mod targets;
 mod ticks;
 
 use super::log::{Cursor, Log};
-use super::view::{Health, View};
+use super::view::View;
 use super::{Context, Mesh, Rebirth};
 use crate::base::random::Random;
 use crate::base::version::Incarnation;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use targets::Target;
 
 const MS: u64 = 1_000_000;
 /// A link on which nothing came for this long is closed: marks come ten times a second.
@@ -86,27 +88,6 @@ struct Slot {
     opened_ns: u64,
     heard_ns: u64,
     connected: bool,
-}
-
-/// A member to stream to.
-#[derive(Debug)]
-struct Target {
-    address: SocketAddr,
-    link: Option<LinkId>,
-    retry_ns: u64,
-    backoff_ms: u64,
-    /// What it has of this worker's log.
-    acked: u64,
-    /// Beyond a restart: (base, upto).
-    segment: (u64, u64),
-    counted: bool,
-    health: Health,
-}
-
-impl Target {
-    fn holds(&self, seq: u64) -> bool {
-        seq <= self.acked || (self.segment.0 < seq && seq <= self.segment.1)
-    }
 }
 
 /// See the module.
@@ -236,59 +217,6 @@ impl Worker {
         let facts = &self.mesh.workers[self.index];
         facts.head.store(0, Ordering::Release);
         facts.closed.store(0, Ordering::Release);
-    }
-
-    /// Links to members that are no more are closed, new members become targets.
-    fn follow_view<S: Storage>(&mut self, context: Context<'_, S>) {
-        let view = Arc::clone(&self.view);
-        let mut hanging = Vec::new();
-        for peer in &view.peers {
-            let target = self.targets.entry(peer.incarnation).or_insert_with(|| Target {
-                address: peer.address,
-                link: None,
-                retry_ns: 0,
-                backoff_ms: REDIAL_MS,
-                acked: 0,
-                segment: (0, 0),
-                counted: false,
-                health: peer.health,
-            });
-            target.address = peer.address;
-            target.counted = peer.counted;
-            if peer.health == Health::Alive && target.health != Health::Alive {
-                // It is back: no reason to wait any longer, least of all for a dial from before.
-                let hangs = |link: &LinkId| self.slots.get(link).is_some_and(|slot| !slot.connected);
-                if let Some(link) = target.link.take_if(|link| hangs(link)) {
-                    hanging.push(link);
-                }
-                (target.retry_ns, target.backoff_ms) = (0, REDIAL_MS);
-            }
-            if peer.health == Health::Down
-                && target.health != Health::Down
-                && let Some(link) = target.link.take()
-            {
-                target.retry_ns = context.now.mono_ns + REDIAL_MS * MS;
-                self.forget_link(link);
-            }
-            if let Some(target) = self.targets.get_mut(&peer.incarnation) {
-                target.health = peer.health;
-            }
-        }
-        for link in hanging {
-            self.forget_link(link);
-        }
-        let gone: Vec<Incarnation> = self
-            .targets
-            .keys()
-            .filter(|target| !view.peers.iter().any(|peer| peer.incarnation == **target))
-            .copied()
-            .collect();
-        for incarnation in gone {
-            if let Some(link) = self.targets.remove(&incarnation).and_then(|target| target.link) {
-                self.refuse(link, Reason::Removed, "removed");
-            }
-        }
-        self.acked = true;
     }
 
     /// Whether writes have to be logged: there is, or was, a peer.

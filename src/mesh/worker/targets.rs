@@ -1,0 +1,86 @@
+//! The members that a worker streams its log to.
+
+use super::{Context, LinkId, MS, Worker};
+use crate::base::version::Incarnation;
+use crate::limits::REDIAL_MS;
+use crate::mesh::view::Health;
+use crate::peer::frame::Reason;
+use crate::store::Storage;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A member to stream to.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) address: SocketAddr,
+    pub(super) link: Option<LinkId>,
+    pub(super) retry_ns: u64,
+    pub(super) backoff_ms: u64,
+    /// What it has of this worker's log.
+    pub(super) acked: u64,
+    /// Beyond a restart: (base, upto).
+    pub(super) segment: (u64, u64),
+    pub(super) counted: bool,
+    pub(super) health: Health,
+}
+
+impl Target {
+    pub(super) fn holds(&self, seq: u64) -> bool {
+        seq <= self.acked || (self.segment.0 < seq && seq <= self.segment.1)
+    }
+}
+
+impl Worker {
+    /// Links to members that are no more are closed, new members become targets.
+    pub(super) fn follow_view<S: Storage>(&mut self, context: Context<'_, S>) {
+        let view = Arc::clone(&self.view);
+        let mut hanging = Vec::new();
+        for peer in &view.peers {
+            let target = self.targets.entry(peer.incarnation).or_insert_with(|| Target {
+                address: peer.address,
+                link: None,
+                retry_ns: 0,
+                backoff_ms: REDIAL_MS,
+                acked: 0,
+                segment: (0, 0),
+                counted: false,
+                health: peer.health,
+            });
+            target.address = peer.address;
+            target.counted = peer.counted;
+            if peer.health == Health::Alive && target.health != Health::Alive {
+                // It is back: no reason to wait any longer, least of all for a dial from before.
+                let hangs = |link: &LinkId| self.slots.get(link).is_some_and(|slot| !slot.connected);
+                if let Some(link) = target.link.take_if(|link| hangs(link)) {
+                    hanging.push(link);
+                }
+                (target.retry_ns, target.backoff_ms) = (0, REDIAL_MS);
+            }
+            if peer.health == Health::Down
+                && target.health != Health::Down
+                && let Some(link) = target.link.take()
+            {
+                target.retry_ns = context.now.mono_ns + REDIAL_MS * MS;
+                self.forget_link(link);
+            }
+            if let Some(target) = self.targets.get_mut(&peer.incarnation) {
+                target.health = peer.health;
+            }
+        }
+        for link in hanging {
+            self.forget_link(link);
+        }
+        let gone: Vec<Incarnation> = self
+            .targets
+            .keys()
+            .filter(|target| !view.peers.iter().any(|peer| peer.incarnation == **target))
+            .copied()
+            .collect();
+        for incarnation in gone {
+            if let Some(link) = self.targets.remove(&incarnation).and_then(|target| target.link) {
+                self.refuse(link, Reason::Removed, "removed");
+            }
+        }
+        self.acked = true;
+    }
+}
