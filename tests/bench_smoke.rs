@@ -8,6 +8,9 @@ mod node;
 #[path = "../benches/mesh/main.rs"]
 mod mesh;
 
+#[path = "../benches/peers/main.rs"]
+mod peers;
+
 #[path = "../benches/balancer/main.rs"]
 mod balancer;
 
@@ -48,6 +51,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "log kept: bytes sent",
         "log lost: CPU",
         "highest log ÷ its bound",
+    ] {
+        assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");
+    }
+    count += rows.len();
+    let rows = peers::smoke()?;
+    for wanted in [
+        "| 2 | uniform | GET | 1 | ",
+        "| 200 | zipf 0.99 | SET | 16 | ",
+        "| 2000 | zipf 0.99 | MIX | 16 | ",
+        "2000 records: meshkv",
+        "| meshkv | ",
+        "| three nodes behind the balancer | ",
+        "SET, three nodes behind the balancer: CPU ns per request, all processes",
     ] {
         assert!(rows.iter().any(|row| row.contains(wanted)), "no row about {wanted:?} in {rows:#?}");
     }

@@ -1,6 +1,6 @@
 //! The balancer against HAProxy in TCP mode: one command, one table.
 //!
-//! `cargo bench --bench balancer -- [--tiny] [--runs 5] [--seconds 3]`
+//! `cargo bench --bench balancer -- [--tiny] [--runs 5] [--seconds 3] [--print]`
 //!
 //! The proxy runs on core 0, with one thread; nginx and wrk share core 1. Within a round all proxies are
 //! measured one after the other, rounds follow each other, and ratios are taken within a round: what
@@ -61,11 +61,12 @@ struct Outcome {
 struct Options {
     runs: usize,
     window: Duration,
-    tiny: bool,
+    /// Keeps no record.
+    print: bool,
 }
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options { runs: 5, window: Duration::from_secs(3), tiny: false };
+    let mut options = Options { runs: 5, window: Duration::from_secs(3), print: false };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -73,7 +74,8 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         match argument.as_str() {
             // What cargo adds.
             "--bench" => {}
-            "--tiny" => options = Options { runs: 1, window: Duration::from_secs(1), tiny: true },
+            "--tiny" => options = Options { runs: 1, window: Duration::from_secs(1), print: true },
+            "--print" => options.print = true,
             "--runs" => options.runs = number(value()?).ok_or("--runs: expected a number")? as usize,
             "--seconds" => {
                 options.window = Duration::from_secs(number(value()?).ok_or("--seconds: expected a number")?);
@@ -92,7 +94,7 @@ fn main() -> Done<()> {
     let Some(rows) = rows else { return Err("haproxy, nginx and wrk are needed".into()) };
     let page = rows.join("\n") + "\n";
     print!("{page}");
-    if !options.tiny {
+    if !options.print {
         fleet::keep(&page)?;
     }
     Ok(())
@@ -101,7 +103,7 @@ fn main() -> Done<()> {
 /// The table with small numbers; `None` where this machine lacks what it needs.
 #[allow(dead_code, reason = "the benchmark calls `main`")]
 pub(crate) fn smoke() -> Done<Option<Vec<String>>> {
-    measure(&Options { runs: 1, window: Duration::from_secs(1), tiny: true })
+    measure(&Options { runs: 1, window: Duration::from_secs(1), print: true })
 }
 
 fn measure(options: &Options) -> Done<Option<Vec<String>>> {

@@ -21,12 +21,14 @@ pub(crate) struct Options {
     pub(crate) warm_up: Duration,
     pub(crate) window: Duration,
     pub(crate) tiny: bool,
+    /// Keeps no record: somebody else does.
+    pub(crate) print: bool,
 }
 
 impl Options {
     pub(crate) fn tiny() -> Options {
         let (warm_up, window) = (Duration::from_millis(10), Duration::from_millis(50));
-        Options { only: Vec::new(), runs: 2, keys: 2000, warm_up, window, tiny: true }
+        Options { only: Vec::new(), runs: 2, keys: 2000, warm_up, window, tiny: true, print: true }
     }
 
     fn parse(arguments: &[String], parts: Parts) -> Result<Options, String> {
@@ -36,6 +38,7 @@ impl Options {
             warm_up: Duration::from_millis(200),
             window: Duration::from_millis(1200),
             tiny: false,
+            print: false,
             only: Vec::new(),
         };
         if arguments.iter().any(|argument| argument == "--tiny") {
@@ -47,6 +50,7 @@ impl Options {
             match argument.as_str() {
                 // `--bench` is what cargo adds.
                 "--tiny" | "--bench" => {}
+                "--print" => options.print = true,
                 "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
                 "--runs" => options.runs = value()?.parse().map_err(|_| "--runs: expected a number")?,
                 "--keys" => {
@@ -198,12 +202,12 @@ pub(crate) fn measure(parts: Parts, options: Options) -> Result<Report, Box<dyn 
 /// The whole of a benchmark's command: measures, prints the table, keeps it unless it was a tiny one.
 pub(crate) fn command(bench: &str, parts: Parts, arguments: &[String]) -> Done {
     let options = Options::parse(arguments, parts)?;
-    let tiny = options.tiny;
+    let (tiny, print) = (options.tiny, options.print);
     let report = measure(parts, options)?;
     print!("{}", report.table());
     if tiny {
         println!("\nTiny: this shows that everything runs; the figures mean nothing.");
-    } else {
+    } else if !print {
         let shown: Vec<&str> =
             arguments.iter().map(String::as_str).filter(|argument| *argument != "--bench").collect();
         println!("\nkept in {}", report.record(bench, &shown.join(" "))?.display());

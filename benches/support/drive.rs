@@ -7,6 +7,7 @@
 //! so a refusal, a miss or a shifted stream ends the run with an error.
 
 use super::arrivals::{Arrivals, TIMER};
+use meshkv_stress::workload::{Zipf, unit};
 use mio::{Events, Interest, Poll, Token};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -63,6 +64,10 @@ pub(crate) struct Plan {
     pub(crate) varies: bool,
     /// Requests due a second, at random times; 0: a closed loop. Only with a depth of 1.
     pub(crate) rate: f64,
+    /// Of the connections, so many set while the others do `operation`: a mix. Answers of each have one length.
+    pub(crate) setters: usize,
+    /// Keys are drawn by Zipf's law with this exponent instead; 0: uniformly.
+    pub(crate) zipf: f64,
     /// Ends the window early.
     pub(crate) over: Option<Arc<AtomicBool>>,
 }
@@ -247,6 +252,8 @@ struct Connection {
     /// What of the batch has not been written: only if the socket was full.
     unsent: Vec<u8>,
     inflight: usize,
+    /// It sets, whatever the others do.
+    sets: bool,
     /// Bytes of the batch's answers so far.
     got: usize,
     /// The answers themselves that are not whole yet, if their length varies.
@@ -258,7 +265,10 @@ struct Connection {
 struct Run<'p> {
     plan: &'p Plan,
     answer: Vec<u8>,
+    /// For the connections that set in a mix, and their answer.
+    setting: Option<(Plan, Vec<u8>)>,
     random: Random,
+    zipf: Option<Zipf>,
     next: u64,
     began: Instant,
     done: u64,
@@ -279,6 +289,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
             stream: open(&plan.address, &poll, Token(index))?,
             unsent: Vec::new(),
             inflight: 0,
+            sets: index < plan.setters,
             got: 0,
             partial: Vec::new(),
             sent_ns: 0,
@@ -294,8 +305,18 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
         true => Some(Arrivals::new(plan.rate, plan.connections, &poll)?),
         false => None,
     };
+    let zipf = (plan.zipf > 0.0).then(|| Zipf::new(plan.keys, plan.zipf));
+    let setting = match plan.setters {
+        0 => None,
+        _ => {
+            let plan = Plan { operation: Operation::Set, ..plan.clone() };
+            let answer = plan.probe()?;
+            Some((plan, answer))
+        }
+    };
     let began = Instant::now();
-    let mut run = Run { plan, answer, random: Random(1), next, began, done: 0, latencies, arrivals };
+    let mut run =
+        Run { plan, answer, setting, random: Random(1), zipf, next, began, done: 0, latencies, arrivals };
     if run.arrivals.is_none() {
         for connection in &mut connections {
             run.send(connection)?;
@@ -395,14 +416,21 @@ impl Run<'_> {
         for _ in 0..connection.inflight {
             let n = match self.plan.each {
                 Some(_) => self.next,
-                None => self.random.below(self.plan.keys),
+                None => match &self.zipf {
+                    None => self.random.below(self.plan.keys),
+                    Some(zipf) => zipf.sample(unit(self.random.next())),
+                },
             };
             self.next += 1;
             let value = match lengths.len() {
                 0 | 1 => lengths.start,
                 several => lengths.start + self.random.below(several as u64) as usize,
             };
-            self.plan.put_request(n, value, &mut connection.unsent);
+            let plan = match &self.setting {
+                Some((setting, _)) if connection.sets => setting,
+                _ => self.plan,
+            };
+            plan.put_request(n, value, &mut connection.unsent);
         }
         connection.sent_ns = self.began.elapsed().as_nanos() as u64;
         self.write(connection)
@@ -445,12 +473,16 @@ impl Run<'_> {
 
     /// Answers of one length. True if the batch is answered.
     fn count_equal(&self, connection: &mut Connection, received: &[u8]) -> io::Result<bool> {
-        let length = self.answer.len();
+        let answer = match &self.setting {
+            Some((_, answer)) if connection.sets => answer,
+            _ => &self.answer,
+        };
+        let length = answer.len();
         // Where the first answer that begins in these bytes begins.
         let mut at = (length - connection.got % length) % length;
         while at < received.len() {
             let compared = (received.len() - at).min(6).min(length);
-            if received[at..at + compared] != self.answer[..compared] {
+            if received[at..at + compared] != answer[..compared] {
                 return Err(unexpected(&received[at..]));
             }
             at += length;

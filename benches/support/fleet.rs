@@ -56,6 +56,8 @@ impl Peer {
             query: "",
             varies: false,
             rate: 0.0,
+            setters: 0,
+            zipf: 0.0,
             over: None,
         }
     }

@@ -38,6 +38,8 @@ impl Spread {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
+    /// Other tables, as Markdown, behind that of the rows.
+    pub(crate) more: String,
 }
 
 impl Report {
@@ -70,13 +72,15 @@ impl Report {
         for Row { what, measured, target, verdict } in &self.rows {
             let _ = writeln!(text, "| {what} | {measured} | {target} | {verdict} |");
         }
+        text.push_str(&self.more);
         text
     }
 
     /// Appends the table to this benchmark's record of this day and commit; returns where that is.
     pub(crate) fn record(&self, bench: &str, how: &str) -> std::io::Result<PathBuf> {
         let (date, commit) = (said("date", &["-u", "+%F"]), said("git", &["rev-parse", "--short", "HEAD"]));
-        let sources = ["src", "Cargo.toml", "benches/node", "benches/mesh", "benches/support"];
+        let sources =
+            ["src", "Cargo.toml", "benches/node", "benches/mesh", "benches/peers", "benches/support"];
         let status = [&["status", "--porcelain", "--"][..], &sources].concat();
         let dirty = !said("git", &status).is_empty();
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/records");

@@ -46,7 +46,9 @@ impl Zipf {
     pub fn new(n: u64, s: f64) -> Self {
         Self { n: n as f64, s }
     }
-    fn sample(&self, u: f64) -> u64 {
+
+    /// A number below `n`, small ones more often, from `u` in (0, 1].
+    pub fn sample(&self, u: f64) -> u64 {
         // H(x) = integral of t^-s from 0.5 to x + 0.5, inverted at u · H(n).
         let e = 1.0 - self.s;
         let x = if e.abs() < 1e-9 {
