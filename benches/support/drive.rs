@@ -7,6 +7,7 @@
 //! so a refusal, a miss or a shifted stream ends the run with an error.
 
 use super::arrivals::{Arrivals, TIMER};
+use super::slow::SlowReader;
 use meshkv_stress::workload::{Zipf, unit};
 use mio::{Events, Interest, Poll, Token};
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,8 +15,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug)]
@@ -71,10 +71,6 @@ pub(crate) struct Plan {
     /// Ends the window early.
     pub(crate) over: Option<Arc<AtomicBool>>,
 }
-
-/// Bytes that the slow reader takes every `SLOW_EVERY`: 16 MB/s.
-const SLOW_BYTES: usize = 16 * 1024;
-const SLOW_EVERY: Duration = Duration::from_millis(1);
 
 /// What a window showed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -552,57 +548,6 @@ fn open(address: &Address, poll: &Poll, token: Token) -> io::Result<Box<dyn Dupl
     })
 }
 
-/// A client that reads a listing of everything slowly, on a thread of its own: what it does must not delay
-/// the one that takes the times of others. It ends when it goes out of scope.
-struct SlowReader {
-    bytes: Arc<AtomicU64>,
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl SlowReader {
-    /// Asks with a small receive buffer, so that the server soon waits for the reader.
-    fn start(address: SocketAddr) -> io::Result<SlowReader> {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        socket.set_recv_buffer_size(64 * 1024)?;
-        socket.connect(&address.into())?;
-        let mut stream: std::net::TcpStream = socket.into();
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /getAll HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-        let (bytes, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let mut reader = SlowReader { bytes: Arc::clone(&bytes), over: Arc::clone(&over), thread: None };
-        let read = move || {
-            let mut buffer = vec![0; SLOW_BYTES];
-            while !over.load(Ordering::Relaxed) {
-                match stream.read(&mut buffer) {
-                    Ok(read) if read > 0 => bytes.fetch_add(read as u64, Ordering::Relaxed),
-                    // The end; or nothing came, which the figure of bytes shows.
-                    _ => return,
-                };
-                std::thread::sleep(SLOW_EVERY);
-            }
-        };
-        reader.thread = Some(std::thread::Builder::new().spawn(read)?);
-        Ok(reader)
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for SlowReader {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        // It has nothing to say that its count does not.
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-pub(crate) fn other(reason: impl ToString) -> io::Error {
-    io::Error::other(reason.to_string())
-}
-
 /// Nanoseconds that all living threads of a process have run.
 pub(crate) fn cpu_ns_of(pid: u32) -> u64 {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
@@ -616,4 +561,8 @@ fn own_cpu_ns() -> u64 {
 fn run_ns(path: &std::path::Path) -> u64 {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.split(' ').next().and_then(|run| run.parse().ok()).unwrap_or(0)
+}
+
+pub(crate) fn other(reason: impl ToString) -> io::Error {
+    io::Error::other(reason.to_string())
 }

@@ -7,3 +7,4 @@ pub(crate) mod drive;
 pub(crate) mod fleet;
 pub(crate) mod floor;
 pub(crate) mod report;
+pub(crate) mod slow;
