@@ -175,6 +175,8 @@ pub struct Mesh {
     /// Counts lifetimes; a worker that sees it change drops its links and its log.
     epoch: AtomicU64,
     rebirth: Mutex<Option<Rebirth>>,
+    /// It is certain: workers drop their links and logs when they see the epoch change.
+    drops: AtomicBool,
     is_reborn: AtomicBool,
     leaving: AtomicBool,
     /// Messages for the node's log, bounded.
@@ -222,6 +224,7 @@ impl Mesh {
             workers,
             epoch: AtomicU64::new(1),
             rebirth: Mutex::new(None),
+            drops: AtomicBool::new(false),
             is_reborn: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             notes: Mutex::new(Vec::new()),
@@ -437,6 +440,7 @@ impl Mesh {
     fn ask_rebirth(&self, rebirth: Rebirth) {
         let mut slot = self.rebirth.lock();
         if slot.is_none() {
+            self.drops.store(!rebirth.only_if_empty, Ordering::Release);
             *slot = Some(rebirth);
             self.is_reborn.store(true, Ordering::Release);
             self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -447,22 +451,32 @@ impl Mesh {
         self.is_reborn.load(Ordering::Acquire)
     }
 
-    /// The rebirth, once every worker has dropped its links and refuses data.
+    /// The rebirth, once every worker refuses data and, in a second round if it depends on there being none,
+    /// has dropped its links and its log. Dropped before, numbers of operations would be used twice by one
+    /// lifetime if it goes on after all.
     fn finish_rebirth<S: Storage>(&self, context: Context<'_, S>) {
         let epoch = self.epoch.load(Ordering::Acquire);
         if !self.workers.iter().all(|worker| worker.epoch_seen.load(Ordering::Acquire) == epoch) {
             return;
         }
-        let Some(rebirth) = self.rebirth.lock().take() else { return };
+        let Some(rebirth) = self.rebirth.lock().clone() else { return };
         let mut members = self.members.lock();
         let usage = context.store.usage(context.now.wall_ms);
         let records = usage.live_records + usage.tombstones;
-        if rebirth.only_if_empty && !is_empty(context.store, context.now.wall_ms) {
+        if rebirth.only_if_empty {
+            if is_empty(context.store, context.now.wall_ms) {
+                *self.rebirth.lock() = Some(Rebirth { only_if_empty: false, ..rebirth });
+                self.drops.store(true, Ordering::Release);
+                self.epoch.fetch_add(1, Ordering::AcqRel);
+                return;
+            }
+            *self.rebirth.lock() = None;
             self.note(true, "another mesh was found, but both hold data: they stay apart");
             self.publish(&members);
             self.is_reborn.store(false, Ordering::Release);
             return;
         }
+        *self.rebirth.lock() = None;
         let mut random = members.fork_random();
         let bits = u128::from(random.bits()) << 64 | u128::from(random.bits());
         let mut me = self.config.me.clone();

@@ -189,7 +189,9 @@ impl Worker {
         let epoch = self.mesh.epoch.load(Ordering::Acquire);
         if epoch != self.epoch {
             self.epoch = epoch;
-            self.drop_everything();
+            if self.mesh.drops.load(Ordering::Acquire) {
+                self.drop_everything();
+            }
             self.mesh.workers[self.index].epoch_seen.store(epoch, Ordering::Release);
         }
         if self.mesh.logging.load(Ordering::Acquire) && !self.logging {
