@@ -455,6 +455,7 @@ local BODY = {
         local id = r:number("id", 4)
         r:wide("lineage")
         r:hlc("floor")
+        r:hlc("stable")
         r:hlc("clear")
         r:wide("clear_writer")
         vectors(r)

@@ -13,6 +13,9 @@ struct Args {
     /// Replay this seed and print its trace.
     #[arg(long)]
     seed: Option<u64>,
+    /// Replay the named scenario and print its trace; without a name: list them.
+    #[arg(long)]
+    scenario: Option<Option<String>>,
     /// Run so many seeds.
     #[arg(long, default_value_t = 1000)]
     runs: u64,
@@ -37,18 +40,19 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Some(seed) = args.seed {
-        return match sim::run(seed, mutation, true) {
-            Ok(outcome) => {
-                println!("{}no violation in {} virtual ms", outcome.trace, outcome.virtual_ms);
-                println!("trace hash {:016x}, faults {:?}", outcome.trace_hash, outcome.faults);
-                ExitCode::SUCCESS
-            }
-            Err(violation) => {
-                println!("{}{violation}", violation.trace);
-                ExitCode::FAILURE
-            }
+    if let Some(name) = args.scenario {
+        let Some(name) = name else {
+            sim::SCENARIOS.iter().for_each(|(name, _)| println!("{name}"));
+            return ExitCode::SUCCESS;
         };
+        let Some((_, script)) = sim::SCENARIOS.iter().find(|(known, _)| *known == name) else {
+            eprintln!("there is no scenario {name}");
+            return ExitCode::from(2);
+        };
+        return replay(sim::run_script(script, mutation));
+    }
+    if let Some(seed) = args.seed {
+        return replay(sim::run(seed, mutation, true));
     }
     let started = Instant::now();
     let mut faults = sim::Faults::new();
@@ -79,4 +83,18 @@ fn main() -> ExitCode {
         args.runs as f64 / seconds
     );
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn replay(result: Result<sim::Outcome, Box<sim::Violation>>) -> ExitCode {
+    match result {
+        Ok(outcome) => {
+            println!("{}no violation in {} virtual ms", outcome.trace, outcome.virtual_ms);
+            println!("trace hash {:016x}, faults {:?}", outcome.trace_hash, outcome.faults);
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            println!("{}{violation}", violation.trace);
+            ExitCode::FAILURE
+        }
+    }
 }

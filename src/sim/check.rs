@@ -34,7 +34,7 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-fn violation(rule: &'static str, text: String) -> Box<Violation> {
+pub(super) fn violation(rule: &'static str, text: String) -> Box<Violation> {
     Box::new(Violation { rule, text, seed: 0, trace: String::new() })
 }
 

@@ -8,6 +8,19 @@ use crate::node::State;
 /// Clients go on as before for so long after a host was cut off.
 const EXILE_BUSY_MS: u64 = 5_000;
 
+/// A request, and what the checker has to know of it.
+pub(super) struct Ask {
+    /// Path and query.
+    pub(super) target: String,
+    /// `None`: a clear.
+    pub(super) key: Option<String>,
+    /// What is set.
+    pub(super) value: Option<String>,
+    /// The `w` that was asked for; empty: the default.
+    pub(super) level: String,
+    pub(super) is_read: bool,
+}
+
 impl World {
     pub(super) fn request(&mut self) -> Result<(), Box<Violation>> {
         let alive: Vec<usize> =
@@ -42,9 +55,29 @@ impl World {
             65..67 => format!("/clear?{}", level.trim_start_matches('&')),
             _ => format!("/get?k={key}"),
         };
-        let Some(process) = self.processes.get(&serial) else { return Ok(()) };
+        let ask = Ask {
+            target,
+            key: (!(65..67).contains(&choice)).then_some(key),
+            value: (choice < 45).then_some(value),
+            level: level.trim_start_matches("&w=").to_owned(),
+            is_read: choice >= 67,
+        };
+        self.ask(serial, worker, ask).map(|_| ())
+    }
+
+    /// Sends a request to a worker. Returns the status, which a held write's answer may still change, and the
+    /// answer.
+    pub(super) fn ask(
+        &mut self,
+        serial: usize,
+        worker: usize,
+        ask: Ask,
+    ) -> Result<(u16, Vec<u8>), Box<Violation>> {
+        let Ask { target, key, value, level, is_read } = ask;
+        let gone = (0, Vec::new());
+        let Some(process) = self.processes.get(&serial) else { return Ok(gone) };
         let now = self.now_of(process);
-        let Some(process) = self.processes.get_mut(&serial) else { return Ok(()) };
+        let Some(process) = self.processes.get_mut(&serial) else { return Ok(gone) };
         let closed_before = process.node.clock.latest();
         let engine = &mut process.engines[worker];
         let text = format!("GET {target} HTTP/1.1\r\nHost: s\r\n\r\n");
@@ -60,21 +93,16 @@ impl World {
             "{target} at process {serial} worker {worker}: {status}{}",
             if held.is_some() { ", waits" } else { "" }
         );
-        if choice >= 67 {
+        let answer = (status, bytes.clone());
+        if is_read {
             if status == 200 {
                 self.reads += 1;
             }
-            self.checker.read(process, &key, status, &bytes)?;
+            self.checker.read(process, key.as_deref().unwrap_or_default(), status, &bytes)?;
         } else if state == State::Ready && (status == 200 || held.is_some() || is_stored(&bytes)) {
             let write = self.checker.wrote(
                 process,
-                Write {
-                    key: (choice < 65).then(|| key.clone()),
-                    value: (choice < 45).then(|| value.clone()),
-                    is_acked: false,
-                    level: level.trim_start_matches("&w=").to_owned(),
-                    ..Write::default()
-                },
+                Write { key, value, level, ..Write::default() },
                 closed_before,
                 now.wall_ms,
             )?;
@@ -85,7 +113,8 @@ impl World {
             }
         }
         self.say(format_args!("client  {line}"));
-        self.turn(serial, worker, false)
+        self.turn(serial, worker, false)?;
+        Ok(answer)
     }
 
     /// Lets answers go whose writes are held, or whose time is up.

@@ -29,12 +29,7 @@ impl World {
                 let host = self.processes[&leaver].host;
                 self.fault("leave");
                 self.say(format_args!("leave   process {leaver}"));
-                if let Some(process) = self.processes.get_mut(&leaver) {
-                    process.node.become_leaving();
-                    process.engines.iter_mut().for_each(|engine| engine.become_leaving());
-                    process.node.mesh.leave();
-                    process.leaving_since.get_or_insert(self.now_ns);
-                }
+                self.leave(leaver);
                 let after = self.random.between(1, 9_000) * MS;
                 self.later(after, Event::Start { host, name: host });
             }
@@ -111,6 +106,16 @@ impl World {
                 let host = self.random.below(hosts) as usize;
                 self.later(1, Event::Start { host, name: host });
             }
+        }
+    }
+
+    /// SIGTERM.
+    pub(super) fn leave(&mut self, serial: usize) {
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.node.become_leaving();
+            process.engines.iter_mut().for_each(|engine| engine.become_leaving());
+            process.node.mesh.leave();
+            process.leaving_since.get_or_insert(self.now_ns);
         }
     }
 

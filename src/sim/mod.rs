@@ -10,6 +10,7 @@ mod clients;
 mod faults;
 mod network;
 mod processes;
+mod script;
 mod world;
 
 pub use check::Violation;
@@ -46,6 +47,27 @@ pub const REQUIRED_FAULTS: [&str; 15] = [
 /// The first violation, with the seed and the trace that led to it.
 pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Violation>> {
     world::World::new(Plan::of(seed, mutation), trace).run()
+}
+
+/// The named scenarios: what each is called, and its script.
+pub const SCENARIOS: [(&str, &str); 6] = [
+    ("a copy of somebody given up", include_str!("scenarios/copy_of_somebody_given_up.txt")),
+    ("stamped below the floor", include_str!("scenarios/stamped_below_the_floor.txt")),
+    ("cut three and two", include_str!("scenarios/cut_three_and_two.txt")),
+    ("removed stays removed", include_str!("scenarios/removed_stays_removed.txt")),
+    ("restart under the same name", include_str!("scenarios/restart_under_the_same_name.txt")),
+    ("the clock jumps", include_str!("scenarios/the_clock_jumps.txt")),
+];
+
+/// Runs a script; see `src/sim/script.rs` for what may stand in it.
+///
+/// # Errors
+/// What did not hold, with the trace that led to it.
+pub fn run_script(text: &str, mutation: Mutation) -> Result<Outcome, Box<Violation>> {
+    let (plan, steps) = script::parse(text, mutation).map_err(|line| check::violation("SCRIPT", line))?;
+    let mut world = world::World::new(plan, true);
+    world.schedule(steps);
+    world.run()
 }
 
 #[cfg(test)]

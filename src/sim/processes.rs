@@ -27,6 +27,7 @@ impl World {
         let serial = self.next_process;
         self.next_process += 1;
         let skew_ms = self.random.between(0, 2 * self.plan.skew_ms) as i64 - self.plan.skew_ms as i64;
+        let skew_ms = skew_ms + self.plan.start_skew_ms;
         if skew_ms != 0 {
             self.fault("skew");
         }
@@ -67,6 +68,10 @@ impl World {
         let mut seeds = vec![address(host)];
         for _ in 0..2 {
             seeds.push(address(self.random.below(self.plan.hosts as u64) as usize));
+        }
+        if !self.script.is_empty() {
+            // A script says what goes wrong.
+            seeds = (0..self.plan.hosts).map(address).collect();
         }
         node.mesh.discovered(&seeds);
         let engines = (0..self.plan.workers).map(|worker| Engine::new(Arc::clone(&node), worker)).collect();

@@ -30,6 +30,15 @@ fn no_seed_breaks_a_rule() {
 }
 
 #[test]
+fn the_named_scenarios_hold() {
+    for (name, script) in SCENARIOS {
+        let outcome = run_script(script, Mutation::None);
+        let outcome = outcome.unwrap_or_else(|violation| panic!("{name}: {violation}\n{}", violation.trace));
+        println!("{name}: {} ms, {} requests", outcome.virtual_ms, outcome.requests);
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [1, 2, 3] {
         let [a, b] = [(), ()].map(|()| run(seed, Mutation::None, false).map(|outcome| outcome.trace_hash));

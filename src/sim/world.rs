@@ -3,6 +3,7 @@
 use super::Faults;
 use super::check::{Checker, Violation};
 use super::network::{Conn, Cuts, End, Pipe};
+use super::script::Step;
 use crate::base::clock::Now;
 use crate::base::random::Random;
 use crate::mesh::Mutation;
@@ -44,6 +45,8 @@ pub struct Plan {
     pub fault_ms: u64,
     /// Wall clocks are wrong by up to this, in milliseconds.
     pub skew_ms: u64,
+    /// And by this, whoever starts now.
+    pub start_skew_ms: i64,
     /// Connections are slower than others by up to this, in milliseconds.
     pub latency_ms: u64,
     /// Runs on until tombstones must have been collected.
@@ -74,6 +77,7 @@ impl Plan {
             request_ms: random.between(5, 60),
             fault_ms: random.between(300, 3_000),
             skew_ms: *random.one(&[0, 0, 0, 200, 200, 200, SKEW_MAX_MS]),
+            start_skew_ms: 0,
             latency_ms: *random.one(&[0, 0, 0, 150]),
             is_long,
         }
@@ -161,6 +165,8 @@ pub(super) enum Event {
         name: usize,
     },
     Check,
+    /// A step of the script.
+    Scripted(usize),
 }
 
 /// See the module.
@@ -184,6 +190,7 @@ pub(super) struct World {
     hash: u64,
     trace: Option<String>,
     pub(super) is_exiled: bool,
+    pub(super) script: Vec<Step>,
 }
 
 impl World {
@@ -207,6 +214,7 @@ impl World {
             hash: plan.seed,
             trace: trace.then(String::new),
             is_exiled: false,
+            script: Vec::new(),
             plan,
         }
     }
@@ -254,6 +262,13 @@ impl World {
     }
 
     fn live(&mut self) -> Result<(), Box<Violation>> {
+        if self.script.is_empty() {
+            self.begin_chaos();
+        }
+        self.pass_time()
+    }
+
+    fn begin_chaos(&mut self) {
         for host in 0..self.plan.hosts {
             let after = self.random.below(2_000) * MS;
             self.later(after, Event::Start { host, name: host });
@@ -265,6 +280,9 @@ impl World {
         if let Some((_, from_ms)) = self.plan.exile {
             self.later(from_ms * MS, Event::Exile);
         }
+    }
+
+    fn pass_time(&mut self) -> Result<(), Box<Violation>> {
         let end_ns = (self.plan.chaos_ms + self.plan.calm_ms) * MS;
         while let Some(Reverse((at, _, event))) = self.queue.pop() {
             if at > end_ns {
@@ -324,6 +342,7 @@ impl World {
             }
             Event::Heal => self.heal(),
             Event::Exile => self.exile(),
+            Event::Scripted(number) => self.scripted(number)?,
             Event::Start { host, name } => self.start(host, name),
             Event::Check => {
                 self.checker.during(&self.processes, self.cuts.any(), self.wall_ms(0))?;

@@ -1,0 +1,160 @@
+//! Named scenarios: what happened once, written down so that it can be read and runs again.
+//!
+//! A script is lines of `SECONDS VERB ARGUMENTS`; `#` begins a comment. Hosts are numbers. `hosts N`,
+//! `forget SECONDS` and `log BYTES` come first. Verbs:
+//!
+//! - `start H [skew MS]`, `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
+//! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
+//! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
+//! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`.
+//!
+//! Values are used once. The rules of the checker hold throughout, and at the end of the script, after it has
+//! had time to heal, those for the end.
+
+use super::check::{Violation, violation};
+use super::clients::Ask;
+use super::world::{Event, MS, Plan, World};
+use crate::mesh::Mutation;
+
+/// One line.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    at_ms: u64,
+    text: String,
+}
+
+/// The plan of a script, quiet but for what it says, and its steps.
+///
+/// # Errors
+/// The line that is none.
+pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>), String> {
+    let mut plan = Plan {
+        hosts: 0,
+        exile: None,
+        workers: 2,
+        log_bytes: 64 * 1024,
+        forget_ms: 3_600_000,
+        skew_ms: 0,
+        latency_ms: 0,
+        is_long: false,
+        ..Plan::of(1, mutation)
+    };
+    let mut steps = Vec::new();
+    for line in script.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
+        let Some((first, rest)) = line.split_once(' ') else {
+            if line.is_empty() {
+                continue;
+            }
+            return Err(line.to_owned());
+        };
+        let rest = rest.trim();
+        let number = || rest.parse::<f64>().map_err(|_| line.to_owned());
+        match first {
+            "hosts" => plan.hosts = number()? as usize,
+            "forget" => plan.forget_ms = (number()? * 1e3) as u64,
+            "log" => plan.log_bytes = number()? as usize,
+            at => {
+                let seconds: f64 = at.parse().map_err(|_| line.to_owned())?;
+                steps.push(Step { at_ms: (seconds * 1e3) as u64, text: rest.to_owned() });
+            }
+        }
+    }
+    plan.chaos_ms = steps.iter().map(|step| step.at_ms).max().unwrap_or(0);
+    plan.calm_ms = 25_000;
+    Ok((plan, steps))
+}
+
+impl World {
+    /// Queues the steps, each at its time, in the order of the script.
+    pub(super) fn schedule(&mut self, steps: Vec<Step>) {
+        for (number, step) in steps.iter().enumerate() {
+            self.later(step.at_ms * MS, Event::Scripted(number));
+        }
+        self.later(250 * MS, Event::Check);
+        self.script = steps;
+    }
+
+    pub(super) fn scripted(&mut self, number: usize) -> Result<(), Box<Violation>> {
+        let text = self.script[number].text.clone();
+        self.say(format_args!("script  {text}"));
+        let wrong = |what: &str| violation("SCRIPT", format!("{text}: {what}"));
+        let (action, expected) = match text.split_once("->") {
+            Some((action, expected)) => (action.trim(), Some(expected.trim())),
+            None => (text.as_str(), None),
+        };
+        let words: Vec<&str> = action.split_whitespace().collect();
+        let numbers =
+            |words: &[&str]| words.iter().filter_map(|word| word.parse().ok()).collect::<Vec<usize>>();
+        let host: usize = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let serial =
+            self.processes.values().find(|process| process.host == host).map(|process| process.serial);
+        let third: i64 = words.get(2).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) as i64;
+        match words[0] {
+            "start" => {
+                self.plan.start_skew_ms = words.get(3).and_then(|word| word.parse().ok()).unwrap_or(0);
+                self.start(host, host);
+                return Ok(());
+            }
+            "cut" | "oneway" => {
+                self.checker.disturbed();
+                let mut sides = words[1..].split(|word| *word == "|").map(numbers);
+                let (from, to) = (sides.next().unwrap_or_default(), sides.next().unwrap_or_default());
+                for (a, b) in from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b))) {
+                    self.cuts.cut(a, b);
+                    if words[0] == "cut" {
+                        self.cuts.cut(b, a);
+                    }
+                }
+                return Ok(());
+            }
+            "heal" => {
+                self.cuts.heal();
+                return Ok(());
+            }
+            _ => {}
+        }
+        let Some(serial) = serial else { return Err(wrong("nobody is there")) };
+        match words[0] {
+            "crash" => self.kill(serial),
+            "leave" => self.leave(serial),
+            "pause" => {
+                self.checker.disturbed();
+                let until = self.now_ns + third as u64 * 1_000 * MS;
+                self.processes.entry(serial).and_modify(|process| process.paused_until = until);
+            }
+            "jump" => {
+                self.processes.entry(serial).and_modify(|process| process.jump_ms = third);
+            }
+            verb @ ("set" | "rm" | "clear" | "get") => {
+                let key = words.get(2).filter(|_| verb != "clear").map(|key| (*key).to_owned());
+                let value = words.get(3).filter(|_| verb == "set").map(|value| (*value).to_owned());
+                let level_at = match verb {
+                    "set" => 4,
+                    "rm" => 3,
+                    _ => 2,
+                };
+                let level = words.get(level_at).filter(|_| verb != "get").copied().unwrap_or_default();
+                let parts = [("k", key.as_deref()), ("v", value.as_deref()), ("w", Some(level))];
+                let parts = parts
+                    .into_iter()
+                    .filter_map(|(name, part)| Some((name, part.filter(|p| !p.is_empty())?)));
+                let query: Vec<String> = parts.map(|(name, part)| format!("{name}={part}")).collect();
+                let target = format!("/{verb}?{}", query.join("&"));
+                let ask = Ask { target, key, value, level: level.to_owned(), is_read: verb == "get" };
+                let (status, answer) = self.ask(serial, 0, ask)?;
+                let answer = String::from_utf8_lossy(&answer);
+                let body = answer.rsplit("\r\n\r\n").next().unwrap_or_default().trim_matches('"').to_owned();
+                let holds = match expected {
+                    None => status == 200,
+                    Some("missing") => status == 404,
+                    Some(expected) => expected == status.to_string() || (status == 200 && expected == body),
+                };
+                if !holds {
+                    return Err(wrong(&format!("{status} {body}")));
+                }
+            }
+            _ => return Err(wrong("no such verb")),
+        }
+        Ok(())
+    }
+}
