@@ -303,7 +303,14 @@ fn on_refusal<S>(
 ) -> Result<(), Ending> {
     let mesh = &worker.mesh;
     match reason {
-        Reason::Yourself => mesh.members.lock().found_self(out.address),
+        Reason::Yourself => {
+            let mut members = mesh.members.lock();
+            members.found_self(out.address);
+            // Whoever was known to be there is not: we are.
+            if let Some(gone) = out.target {
+                members.on_refused(gone);
+            }
+        }
         Reason::Yield => return yield_to_them(mesh),
         Reason::Removed => {
             let reason = format!("{} says that it was {detail}", out.address);
