@@ -219,8 +219,7 @@ fn lookups(entries: u64) {
                 *hash = store.hash(key);
             }
             let hashes = &hashes[..batch.len()];
-            store.prefetch_index(hashes);
-            store.prefetch_records(hashes);
+            store.prefetch(hashes);
             for (hash, key) in hashes.iter().zip(batch) {
                 found += store.get(*hash, key, NOW_MS, |record| record.value.len()).unwrap_or(0);
             }

@@ -323,8 +323,7 @@ impl<S: Storage> Engine<S> {
             self.hashes.extend(group.iter().filter(keyed).map(|operation| operation.hash));
             // A single key would only be looked up three times instead of once.
             if self.hashes.len() > 1 {
-                self.node.store.prefetch_index(&self.hashes);
-                self.node.store.prefetch_records(&self.hashes);
+                self.node.store.prefetch(&self.hashes);
             }
             for operation in group {
                 let connection = usize::from(operation.connection);

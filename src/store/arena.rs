@@ -255,6 +255,14 @@ impl Arena {
         &self.chunks[place.chunk()].bytes()[place.offset()..]
     }
 
+    /// Asks for what says where the entry is.
+    #[inline]
+    pub(super) fn prefetch_chunk(&self, place: Place) {
+        if let Some(chunk) = self.chunks.get(place.chunk()) {
+            crate::base::memory::prefetch(chunk);
+        }
+    }
+
     /// Asks for the entry's first cache lines.
     #[inline]
     pub(super) fn prefetch(&self, place: Place) {

@@ -137,6 +137,14 @@ impl Index {
         (bucket.next != 0).then(|| (bucket.next - 1) | OVERFLOW)
     }
 
+    /// Asks for what says where the bucket of a hash is.
+    #[inline]
+    pub(super) fn prefetch_segment(&self, hash: u64) {
+        if let Some(segment) = self.segments.get(self.address(hash) as usize / SEGMENT) {
+            crate::base::memory::prefetch(segment);
+        }
+    }
+
     /// Asks for the bucket of a hash.
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {

@@ -36,6 +36,10 @@ const TRIM_COST: usize = 8;
 /// What catching up with a clear counts for in a budget of entries.
 const CLEAR_COST: usize = 64;
 
+/// Keys whose memory accesses are in flight together, at most.
+const PREFETCH_MAX: usize = 32;
+const NOBODY: u8 = u8::MAX;
+
 /// What a [`MemoryStore`] is told.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreConfig {
@@ -135,6 +139,47 @@ impl MemoryStore {
             self.catch_up(&mut guard);
         }
         guard
+    }
+
+    /// Brings closer, step by step, all that lookups of these keys will go through.
+    ///
+    /// Each step depends on the one before, and none waits: it asks for the next line of every key. The locks are
+    /// held throughout, since taking one stops the processor from looking ahead, and with it the overlap. None is
+    /// waited for while others are held; what is locked just now is left to the lookup itself.
+    #[inline]
+    fn prefetch_group(&self, hashes: &[KeyHash]) {
+        for &hash in hashes {
+            prefetch(self.stripe_of(hash));
+        }
+        let mut held: [Option<MutexGuard<'_, Stripe>>; PREFETCH_MAX] = [const { None }; PREFETCH_MAX];
+        // Whose lock serves each key: two may lie in one stripe.
+        let mut owners = [NOBODY; PREFETCH_MAX];
+        for (index, &hash) in hashes.iter().enumerate() {
+            let stripe = self.stripe_of(hash);
+            let owner = match stripe.try_lock() {
+                Some(guard) => {
+                    held[index] = Some(guard);
+                    Some(index)
+                }
+                None => (0..index).find(|&earlier| {
+                    held[earlier].is_some() && std::ptr::eq(self.stripe_of(hashes[earlier]), stripe)
+                }),
+            };
+            if let Some(owner) = owner {
+                owners[index] = owner as u8;
+            }
+        }
+        let each = |step: fn(&Stripe, u64)| {
+            for (&owner, &hash) in owners.iter().zip(hashes) {
+                if let Some(Some(stripe)) = held.get(usize::from(owner)) {
+                    step(stripe, hash.0);
+                }
+            }
+        };
+        each(Stripe::prefetch_to_bucket);
+        each(Stripe::prefetch_bucket);
+        each(Stripe::prefetch_to_entry);
+        each(Stripe::prefetch_entry);
     }
 
     #[cold]
@@ -273,24 +318,9 @@ impl Storage for MemoryStore {
     }
 
     #[inline]
-    fn prefetch_index(&self, hashes: &[KeyHash]) {
-        for &hash in hashes {
-            prefetch(self.stripe_of(hash));
-        }
-        for &hash in hashes {
-            // A stripe that is locked just now is left to the lookup itself.
-            if let Some(guard) = self.stripe_of(hash).try_lock() {
-                guard.prefetch_bucket(hash.0);
-            }
-        }
-    }
-
-    #[inline]
-    fn prefetch_records(&self, hashes: &[KeyHash]) {
-        for &hash in hashes {
-            if let Some(guard) = self.stripe_of(hash).try_lock() {
-                guard.prefetch_entry(hash.0);
-            }
+    fn prefetch(&self, hashes: &[KeyHash]) {
+        for group in hashes.chunks(PREFETCH_MAX) {
+            self.prefetch_group(group);
         }
     }
 

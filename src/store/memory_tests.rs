@@ -124,8 +124,7 @@ fn compare(seed: u64, steps: u64, coverage: &mut Coverage) {
                     (record.value.to_vec(), record.version, record.expires_at_ms, record.marks)
                 };
                 let hashes = [real_hash];
-                real.prefetch_index(&hashes);
-                real.prefetch_records(&hashes);
+                real.prefetch(&hashes);
                 let got = real.get(real_hash, &key, now_ms, read);
                 assert_eq!(got, oracle.get(oracle_hash, &key, now_ms, read), "{}", context());
             }
@@ -407,8 +406,7 @@ fn threads_see_whole_values_and_time_never_goes_back() {
                 for round in 0..rounds {
                     let key = format!("key{}", random.below(300)).into_bytes();
                     let hash = store.hash(&key);
-                    store.prefetch_index(&[hash]);
-                    store.prefetch_records(&[hash]);
+                    store.prefetch(&[hash]);
                     if let Some(hlc) = store.get(hash, &key, 5, whole) {
                         let before = seen.insert(key, hlc).unwrap_or(Hlc::ZERO);
                         assert!(hlc >= before, "a version went back");

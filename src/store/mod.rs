@@ -119,14 +119,9 @@ pub trait Storage: Send + Sync + 'static {
     /// The key's hash, for the calls below; computed once per request.
     fn hash(&self, key: &[u8]) -> KeyHash;
 
-    /// Starts to bring the index of these keys into the cache. A batch calls this for all of its keys,
-    /// then [`Storage::prefetch_records`], then executes: the misses overlap instead of adding up.
-    fn prefetch_index(&self, hashes: &[KeyHash]) {
-        let _ = hashes;
-    }
-
-    /// Starts to bring the records of these keys into the cache.
-    fn prefetch_records(&self, hashes: &[KeyHash]) {
+    /// Starts to bring closer what lookups of these keys need. A batch calls this for all of its keys, then
+    /// executes: the misses overlap instead of adding up.
+    fn prefetch(&self, hashes: &[KeyHash]) {
         let _ = hashes;
     }
 

@@ -83,6 +83,16 @@ impl Stripe {
     }
 
     #[inline]
+    pub(super) fn prefetch_to_bucket(&self, hash: u64) {
+        self.index.prefetch_segment(hash);
+    }
+
+    #[inline]
+    pub(super) fn prefetch_to_entry(&self, hash: u64) {
+        self.index.candidates(hash, |place| self.arena.prefetch_chunk(Place(place)));
+    }
+
+    #[inline]
     pub(super) fn prefetch_bucket(&self, hash: u64) {
         self.index.prefetch(hash);
     }

@@ -48,8 +48,7 @@ impl<'a, S: Storage> Intake<'a, S> {
         }
         // A single key would only be looked up three times instead of once.
         if batch.len() > 1 {
-            store.prefetch_index(hashes);
-            store.prefetch_records(hashes);
+            store.prefetch(hashes);
         }
         let mut taken = Taken { applied: 0, superseded: 0, ending: Ok(()) };
         for (hash, (writer, operation)) in hashes.iter().zip(batch) {
