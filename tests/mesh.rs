@@ -77,9 +77,23 @@ fn what_one_node_takes_all_nodes_have_when_it_answers() {
     assert_eq!(told("acked"), [accepted; 2]);
     assert_eq!(metric(&a, "meshkv_replication_acked_total"), accepted as f64);
     assert_eq!(metric(&a, "meshkv_replication_pending_operations"), 0.0);
+    // What was there before the others came they have copied; the rest was sent, once to each.
+    assert_eq!((accepted, told("sent")), (67, vec![67, 67]));
+    for peer in ["b", "c"] {
+        let of = |name: &str| metric(&a, &format!("meshkv_{name}{{peer=\"{peer}\"}}"));
+        assert_eq!(of("replication_sent_total"), 67.0);
+        until("no byte is pending", || of("replication_pending_bytes") == 0.0);
+        let before = (of("peer_round_trip_seconds_count"), of("peer_round_trip_seconds_sum"));
+        until("another beat", || of("peer_round_trip_seconds_count") > before.0);
+        until("which took its time", || of("peer_round_trip_seconds_sum") > before.1);
+    }
+    assert_eq!(metric(&c, "meshkv_repair_sessions_total{outcome=\"complete\"}"), 1.0, "its copy");
+    assert_eq!(metric(&c, "meshkv_repair_sessions_total{outcome=\"abandoned\"}"), 0.0);
     until("the lag is that of a mark", || metric(&a, "meshkv_replication_lag_seconds") < 1.0);
     let log = c.log.lock().expect("a log").clone();
     assert!(log.contains("mesh   3 members  1 records  after "), "{log}");
+    let donor = |name: &str| log.contains(&format!("mesh   copied 1 records from {name} in "));
+    assert!(donor("a") || donor("b"), "{log}");
     assert_eq!(body(&b, "/rm?k=k"), "{\"success\":true}");
     assert_eq!(get(&c.address, "/get?k=k").status, 404);
     assert_eq!(body(&c, "/clear"), "{\"success\":true}");
@@ -87,6 +101,31 @@ fn what_one_node_takes_all_nodes_have_when_it_answers() {
     assert_eq!(status(&a)["mesh"]["size"], 3);
     let ping: serde_json::Value = serde_json::from_str(&body(&b, "/ping")).expect("JSON");
     assert_eq!(ping["nodes"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn what_a_peer_lacks_is_told_in_bytes() {
+    const LOG: u64 = 64 * 1024 * 1024;
+    let a = node("a", None);
+    let b = node("b", Some(&a));
+    let peer = |field: &str| status(&a)["mesh"]["peers"][0][field].as_u64().expect("a number");
+    let pending = || metric(&a, "meshkv_replication_pending_bytes{peer=\"b\"}") as u64;
+    until("all the room that there is", || peer("cursorRoomBytes") == LOG / 2);
+    b.signal("STOP");
+    let value = "v".repeat(200);
+    for key in 0..1000 {
+        assert_eq!(get(&a.address, &format!("/set?k=key{key:04}&v={value}&w=local")).status, 200);
+    }
+    // 13 bytes before key and value; more only by the block of each of the two workers.
+    let bytes = 1000 * (13 + 7 + 200);
+    until("published", || pending() >= bytes);
+    assert!(pending() <= bytes + 2 * 64 * 1024, "{}", pending());
+    let room = peer("cursorRoomBytes");
+    assert!((LOG / 2 - bytes - 64 * 1024..LOG / 2 - bytes / 8).contains(&room), "{room}");
+    b.signal("CONT");
+    until("all is sent and held", || pending() == 0 && peer("acked") == 1000 && peer("sent") == 1000);
+    until("and the room is back", || peer("cursorRoomBytes") == LOG / 2);
+    assert_eq!(body(&b, "/get?k=key0999"), format!("\"{value}\""));
 }
 
 #[test]

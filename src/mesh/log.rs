@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 struct Block {
     first: u64,
     count: u32,
+    /// Bytes that were logged before it.
+    before: u64,
     bytes: Vec<u8>,
 }
 
@@ -27,6 +29,8 @@ pub struct Log {
     spare: Option<Vec<u8>>,
     head: u64,
     bytes: usize,
+    /// Bytes that were ever logged.
+    logged: u64,
     limit: usize,
 }
 
@@ -65,7 +69,7 @@ impl Log {
     /// An empty log that keeps about `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Log {
-        Log { blocks: VecDeque::new(), spare: None, head: 0, bytes: 0, limit }
+        Log { blocks: VecDeque::new(), spare: None, head: 0, bytes: 0, logged: 0, limit }
     }
 
     /// The last operation's number; 0: none yet.
@@ -80,6 +84,24 @@ impl Log {
         self.bytes
     }
 
+    /// Bytes that it keeps, about.
+    #[must_use]
+    pub const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes from the block of the operation behind `seq` to the head: what follows `seq`, and at most a block
+    /// more. `None`: they are not all kept any more.
+    #[must_use]
+    pub fn bytes_behind(&self, seq: u64) -> Option<u64> {
+        if seq >= self.head {
+            return Some(0);
+        }
+        let place = self.blocks.partition_point(|block| block.end() <= seq + 1);
+        let block = self.blocks.get(place).filter(|block| block.first <= seq + 1)?;
+        Some(self.logged - block.before)
+    }
+
     /// Adds an operation and returns its number.
     #[inline]
     pub fn append(&mut self, operation: &Operation<'_>) -> u64 {
@@ -91,6 +113,7 @@ impl Log {
         }
         self.head += 1;
         self.bytes += length;
+        self.logged += length as u64;
         if let Some(block) = self.blocks.back_mut() {
             operation.encode(&mut block.bytes);
             block.count += 1;
@@ -105,7 +128,7 @@ impl Log {
         }
         let mut bytes = self.spare.take().unwrap_or_default();
         bytes.clear();
-        self.blocks.push_back(Block { first: self.head + 1, count: 0, bytes });
+        self.blocks.push_back(Block { first: self.head + 1, count: 0, before: self.logged, bytes });
     }
 
     fn drop_first(&mut self) {
@@ -202,6 +225,24 @@ mod tests {
             assert!(log.reaches_back_to(start));
             assert_eq!(read(&log, &mut Cursor::behind(start)), (start + 1..=5000).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn what_follows_an_operation_is_told_by_block() {
+        let mut log = Log::new(64 * 1024);
+        let length = operation(1, &[b'v'; 100]).encoded_len() as u64;
+        assert_eq!(log.bytes_behind(0), Some(0), "nothing was logged");
+        for seq in 1..=10_000 {
+            log.append(&operation(seq, &[b'v'; 100]));
+        }
+        for behind in [1, 2, 100, 200] {
+            let bytes = log.bytes_behind(10_000 - behind).expect("kept");
+            assert!((behind * length..=behind * length + 16 * 1024).contains(&bytes), "{behind}: {bytes}");
+        }
+        assert_eq!(log.bytes_behind(10_000), Some(0));
+        let least = (0..10_000).find(|seq| log.reaches_back_to(*seq)).expect("kept");
+        assert_eq!(log.bytes_behind(least), Some(log.bytes() as u64));
+        assert_eq!(log.bytes_behind(least - 1), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod names;
 mod phase;
 mod pull;
 
+use super::figures::RoundTrips;
 use super::progress::Progress;
 use super::view::{Health, Peer, View};
 use crate::base::random::Random;
@@ -322,6 +323,7 @@ impl Members {
                 report: None,
                 echo: None,
                 round_trip_ns: 0,
+                round_trips: RoundTrips::default(),
                 clock_offset_ms: 0,
                 fenced: false,
             },
@@ -431,6 +433,7 @@ impl Members {
         let Some(member) = self.members.get_mut(&from) else { return };
         let round_trip = now_ns.saturating_sub(echo.sent_ns);
         member.round_trip_ns = round_trip;
+        member.round_trips.record(round_trip);
         let middle = wall_ms as i64 - (round_trip / MS / 2) as i64;
         member.clock_offset_ms = echo.wall_ms as i64 - middle;
         if self.farewells.get(&from).is_some_and(|sent| echo.sent_ns >= *sent) {

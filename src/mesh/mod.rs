@@ -5,6 +5,7 @@
 //! bytes to write and addresses to dial come out. The server drives it with sockets, the simulator with
 //! virtual ones. `ARCHITECTURE.md` has the rules and why they hold.
 
+pub mod figures;
 pub mod log;
 pub mod members;
 pub mod progress;
@@ -20,6 +21,7 @@ use crate::base::version::{Hlc, Incarnation};
 use crate::peer::frame::{Held, MemberInfo, Phase};
 use crate::peer::link::{Keys, LinkError};
 use crate::store::Storage;
+use figures::{Figures, StreamSum};
 use members::Members;
 use parking_lot::{Mutex, RwLock};
 use progress::Progress;
@@ -132,6 +134,9 @@ pub struct Counters {
     pub restarts: AtomicU64,
     pub pulls_full: AtomicU64,
     pub pulls_partial: AtomicU64,
+    pub pulls_complete: AtomicU64,
+    /// Those that ended with their link, or that came to nothing.
+    pub pulls_abandoned: AtomicU64,
     pub pull_records_sent: AtomicU64,
     pub pull_records_received: AtomicU64,
     pub below_floor: AtomicU64,
@@ -167,6 +172,7 @@ pub struct Mesh {
     pub counters: Counters,
     members: Mutex<Members>,
     progress: Progress,
+    figures: Figures,
     view: RwLock<Arc<View>>,
     view_version: AtomicU64,
     /// Writes go into the log: there is, or was, a peer.
@@ -218,6 +224,7 @@ impl Mesh {
             counters: Counters::default(),
             members: Mutex::new(members),
             progress: Progress::default(),
+            figures: Figures::default(),
             view: RwLock::new(Arc::new(view)),
             view_version: AtomicU64::new(0),
             logging: AtomicBool::new(false),
@@ -291,6 +298,12 @@ impl Mesh {
     #[must_use]
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// What this node's workers have sent to a member.
+    #[must_use]
+    pub fn streams_to(&self, peer: Incarnation) -> StreamSum {
+        self.figures.sum(peer)
     }
 
     /// Lines for the operator that have come up since the last call.

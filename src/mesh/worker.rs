@@ -211,7 +211,9 @@ impl Worker {
             self.refuse(link, Reason::Leaving, "starting over");
         }
         self.log = Log::new(self.mesh.config.log_bytes);
-        self.targets.clear();
+        for target in std::mem::take(&mut self.targets).into_keys() {
+            self.mesh.figures.close(target, self.index);
+        }
         self.seeds.clear();
         self.pulling = None;
         (self.awaited, self.collector) = (0, collect::Collector::default());
@@ -318,6 +320,7 @@ impl Worker {
             self.unlink(id, &out, now_ns);
             if self.pulling.as_ref().is_some_and(|pulling| pulling.link == id) {
                 self.pulling = None;
+                self.mesh.counters.pulls_abandoned.fetch_add(1, Ordering::Relaxed);
                 self.mesh.members.lock().fail_pull(now_ns);
             }
         }
@@ -470,7 +473,9 @@ impl Worker {
         for slot in self.slots.values_mut() {
             match &mut slot.role {
                 Role::Out(out) => {
-                    let Some(cursor) = &mut out.cursor else { continue };
+                    if out.cursor.is_none() {
+                        continue;
+                    }
                     if !out.said_lineage {
                         // Without one nothing can have been written.
                         let lineage = if lineage == 0 { 0 } else { self.mesh.members.lock().own_lineage() };
@@ -481,7 +486,7 @@ impl Worker {
                         slot.link.send(&Frame::Lineage(lineage));
                     }
                     if !collects {
-                        outbound::stream(&self.log, cursor, &mut slot.link, self.awaited, &self.mesh);
+                        outbound::stream(&self.log, out, &mut slot.link, self.awaited, &self.mesh);
                     }
                 }
                 Role::In(inbound) => {
@@ -513,6 +518,7 @@ impl Worker {
         self.dial(now_ns);
         let acked = self.targets.values().map(|target| target.acked).min();
         self.log.trim(acked.unwrap_or(self.log.head()));
+        self.publish_figures();
     }
 }
 

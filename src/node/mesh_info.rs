@@ -4,6 +4,7 @@ use super::Node;
 use super::info::Page;
 use crate::base::clock::Now;
 use crate::base::version::Incarnation;
+use crate::mesh::figures::{ROUND_TRIP_BOUNDS, RoundTrips};
 use crate::mesh::members::Member;
 use crate::peer::frame::{Held, Reason};
 use crate::peer::link::LinkError;
@@ -37,6 +38,18 @@ impl Told {
     }
 }
 
+fn round_trips(page: &mut Page, peer: &str, trips: &RoundTrips) {
+    let mut cumulative = 0;
+    let bounds = ROUND_TRIP_BOUNDS.iter().map(|(_, label)| *label).chain(["+Inf"]);
+    for (count, bound) in trips.buckets.iter().zip(bounds) {
+        cumulative += count;
+        page.sample("meshkv_peer_round_trip_seconds_bucket", &[("peer", peer), ("le", bound)], cumulative);
+    }
+    let seconds = trips.sum_ns as f64 / 1e9;
+    page.sample("meshkv_peer_round_trip_seconds_sum", &[("peer", peer)], seconds);
+    page.sample("meshkv_peer_round_trip_seconds_count", &[("peer", peer)], cumulative);
+}
+
 impl<S: Storage> Node<S> {
     /// The `mesh` object of `/status`.
     pub(super) fn mesh_status(&self, now: Now) -> Value {
@@ -49,6 +62,7 @@ impl<S: Storage> Node<S> {
                 let applied: u64 =
                     origin.as_ref().map_or(0, |o| o.vector().iter().map(|held| held.applied).sum());
                 let closed_ms = origin.as_ref().map_or(0, |origin| origin.closed().millis());
+                let streams = mesh.streams_to(member.info.incarnation);
                 json!({
                     "name": member.info.name,
                     "inc": format!("{:?}", member.info.incarnation),
@@ -58,8 +72,10 @@ impl<S: Storage> Node<S> {
                     "roundTripMs": member.round_trip_ns as f64 / 1e6,
                     "clockOffsetMs": member.clock_offset_ms,
                     "applied": applied,
+                    "sent": streams.sent,
                     "acked": told.acked,
                     "pending": told.pending,
+                    "cursorRoomBytes": streams.room_bytes,
                     "lagMs": now.wall_ms.saturating_sub(closed_ms),
                     "hasGap": origin.is_some_and(|origin| origin.has_gap()),
                 })
@@ -100,6 +116,10 @@ impl<S: Storage> Node<S> {
         page.family(name, "counter", "Pulls that this node has made: whole copies, and of what is newer.");
         page.sample(name, &[("kind", "full")], get(&counters.pulls_full));
         page.sample(name, &[("kind", "partial")], get(&counters.pulls_partial));
+        let name = "meshkv_repair_sessions_total";
+        page.family(name, "counter", "Pulls that have ended, the whole copies of a start included.");
+        page.sample(name, &[("outcome", "complete")], get(&counters.pulls_complete));
+        page.sample(name, &[("outcome", "abandoned")], get(&counters.pulls_abandoned));
         let name = "meshkv_pull_records_total";
         page.family(name, "counter", "Records that pulls have moved.");
         page.sample(name, &[("direction", "received")], get(&counters.pull_records_received));
@@ -124,6 +144,21 @@ impl<S: Storage> Node<S> {
             for member in &members {
                 let superseded = origin(member).map_or(0, |origin| get(&origin.superseded_total));
                 page.sample(name, &[("peer", &member.info.name)], superseded);
+            }
+            let streams = |member: &Member| mesh.streams_to(member.info.incarnation);
+            let name = "meshkv_replication_sent_total";
+            page.family(name, "counter", "Operations sent to each peer, repeated ones counted again.");
+            for member in &members {
+                page.sample(name, &[("peer", &member.info.name)], streams(member).sent_total);
+            }
+            let name = "meshkv_replication_pending_bytes";
+            page.family(
+                name,
+                "gauge",
+                "Bytes of the logs that each peer has not acknowledged, 64 KiB a worker too many at most.",
+            );
+            for member in &members {
+                page.sample(name, &[("peer", &member.info.name)], streams(member).pending_bytes);
             }
             let name = "meshkv_replication_acked_total";
             page.family(name, "counter", "Operations of this node that each peer's last beat said it holds.");
@@ -151,14 +186,9 @@ impl<S: Storage> Node<S> {
                 page.sample(name, &labels, member.clock_offset_ms as f64 / 1e3);
             }
             let name = "meshkv_peer_round_trip_seconds";
-            page.family(
-                name,
-                "gauge",
-                "The last round trip to each peer, the time it took to answer included.",
-            );
+            page.family(name, "histogram", "Round trips to each peer, the time it took to answer included.");
             for member in &members {
-                let labels = [("peer", member.info.name.as_str())];
-                page.sample(name, &labels, member.round_trip_ns as f64 / 1e9);
+                round_trips(page, &member.info.name, &member.round_trips);
             }
         });
     }

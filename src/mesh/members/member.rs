@@ -2,6 +2,7 @@
 
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::REMOVED_GOSSIP_MAX;
+use crate::mesh::figures::RoundTrips;
 use crate::mesh::view::Health;
 use crate::peer::frame::{Echo, Held, MemberInfo, Phase};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ pub struct Member {
     pub report: Option<Report>,
     pub(super) echo: Option<Echo>,
     pub round_trip_ns: u64,
+    pub round_trips: RoundTrips,
     /// Its wall clock minus ours, in milliseconds.
     pub clock_offset_ms: i64,
     pub(super) fenced: bool,

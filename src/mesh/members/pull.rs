@@ -117,12 +117,12 @@ impl Members {
             && self.missing(progress, &|_| true, false).is_none()
     }
 
-    /// The donor's records are all here: what it held is held.
-    pub(in crate::mesh) fn finish_pull(&mut self, begin: &PullBegin, progress: &Progress) {
-        let Some(plan) = self.pull.current.take() else { return };
+    /// The donor's records are all here: what it held is held. False if they are of no use after all.
+    pub(in crate::mesh) fn finish_pull(&mut self, begin: &PullBegin, progress: &Progress) -> bool {
+        let Some(plan) = self.pull.current.take() else { return false };
         if plan.covered.is_none() && self.lineage != 0 && self.lineage != begin.lineage {
             // It has changed sides, or we have.
-            return;
+            return false;
         }
         let is_covered =
             |vector: &&OriginVector| plan.covered.as_ref().is_none_or(|all| all.contains(&vector.origin));
@@ -145,6 +145,7 @@ impl Members {
             self.greatest_stable = self.greatest_stable.max(begin.stable);
         }
         self.beat_now = true;
+        true
     }
 
     /// The pull came to nothing; there will be another.

@@ -5,13 +5,15 @@ use super::apply::{BATCH, Intake, apply_clear};
 use super::{Context, Ending, LinkId, MS, Rebirth, Worker, cursor_for};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::LINK_OUTPUT_BYTES;
+use crate::mesh::figures::Stream;
 use crate::mesh::log::{Cursor, Log};
 use crate::mesh::members::{Meeting, PullPlan};
-use crate::mesh::{Mesh, is_empty};
+use crate::mesh::{Counters, Mesh, is_empty};
 use crate::peer::frame::{Frame, Hello, PullBegin, Reason, Welcome};
 use crate::peer::link::Link;
 use crate::store::Storage;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Links that another mesh has refused are tried again after this, in milliseconds.
@@ -30,11 +32,21 @@ pub(super) struct Outbound {
     restart: Option<u64>,
     /// The other side knows which mesh this node belongs to.
     pub(super) said_lineage: bool,
+    /// The target's, once it is welcome.
+    pub(super) figures: Arc<Stream>,
 }
 
 impl Outbound {
     pub(super) fn new(address: SocketAddr, target: Option<Incarnation>) -> Outbound {
-        Outbound { address, target, peer: None, cursor: None, restart: None, said_lineage: false }
+        Outbound {
+            address,
+            target,
+            peer: None,
+            cursor: None,
+            restart: None,
+            said_lineage: false,
+            figures: Arc::default(),
+        }
     }
 
     pub(super) fn peer(&self) -> Option<Incarnation> {
@@ -97,7 +109,8 @@ impl Worker {
 }
 
 /// Moves what is new in the log into the link's output, as far as there is room.
-pub(super) fn stream(log: &Log, cursor: &mut Cursor, link: &mut Link, awaited: u64, mesh: &Mesh) {
+pub(super) fn stream(log: &Log, out: &mut Outbound, link: &mut Link, awaited: u64, mesh: &Mesh) {
+    let Outbound { cursor: Some(cursor), figures, .. } = out else { return };
     while link.output().len() < LINK_OUTPUT_BYTES {
         match log.take(cursor) {
             Ok(Some(piece)) => {
@@ -108,12 +121,14 @@ pub(super) fn stream(log: &Log, cursor: &mut Cursor, link: &mut Link, awaited: u
                     ack_now,
                     bytes: piece.bytes,
                 });
+                figures.count(piece.count);
             }
             Ok(None) => return,
             Err(_) => {
                 // It fell off while it lagged: go on with what is new, the peer pulls the rest.
                 mesh.counters.restarts.fetch_add(1, Ordering::Relaxed);
                 *cursor = Cursor::behind(log.head());
+                figures.restarted(log.head());
                 link.send(&Frame::Restart { base: log.head() });
             }
         }
@@ -193,15 +208,23 @@ fn finish<S>(worker: &Worker, pulling: Pulling, out: &Outbound, context: Context
     let mesh = &worker.mesh;
     mesh.counters.pull_records_received.fetch_add(pulling.records, Ordering::Relaxed);
     let mut members = mesh.members.lock();
-    let Some(begin) = pulling.begin else { return members.fail_pull(context.now.mono_ns) };
+    let Some(begin) = pulling.begin else {
+        mesh.counters.pulls_abandoned.fetch_add(1, Ordering::Relaxed);
+        return members.fail_pull(context.now.mono_ns);
+    };
     context.clock.observe(begin.floor);
-    members.finish_pull(&begin, &mesh.progress);
+    let is_complete = members.finish_pull(&begin, &mesh.progress);
     mesh.floor.store(members.floor().0, Ordering::Release);
+    let donor = out.peer.and_then(|peer| members.others().find(|member| member.info.incarnation == peer));
+    let donor = donor.map_or_else(|| out.address.to_string(), |member| member.info.name.clone());
     drop(members);
-    if pulling.is_full {
-        let ms = context.now.mono_ns.saturating_sub(pulling.begun_ns) / MS;
-        let (records, from) = (pulling.records, out.address);
-        mesh.note(false, format!("mesh   copied {records} records from {from} in {ms} ms"));
+    let Counters { pulls_complete, pulls_abandoned, .. } = &mesh.counters;
+    let outcome = if is_complete { pulls_complete } else { pulls_abandoned };
+    outcome.fetch_add(1, Ordering::Relaxed);
+    if pulling.is_full && is_complete {
+        let seconds = context.now.mono_ns.saturating_sub(pulling.begun_ns) as f64 / 1e9;
+        let records = pulling.records;
+        mesh.note(false, format!("mesh   copied {records} records from {donor} in {seconds:.1} s"));
     }
 }
 
@@ -275,6 +298,10 @@ fn on_welcome<S: Storage>(
     counter.fetch_add(1, Ordering::Relaxed);
     out.cursor = Some(cursor);
     out.restart = restarts.then(|| cursor.taken());
+    out.figures = Arc::clone(&target.figures);
+    if restarts {
+        out.figures.restarted(cursor.taken());
+    }
     // The first beat and mark should not wait for their turn.
     (worker.beat_ns, worker.mark_ns) = (0, 0);
     Ok(())

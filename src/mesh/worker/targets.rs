@@ -3,6 +3,7 @@
 use super::{Context, LinkId, MS, Worker};
 use crate::base::version::Incarnation;
 use crate::limits::REDIAL_MS;
+use crate::mesh::figures::Stream;
 use crate::mesh::view::Health;
 use crate::peer::frame::Reason;
 use crate::store::Storage;
@@ -22,6 +23,7 @@ pub(super) struct Target {
     pub(super) segment: (u64, u64),
     pub(super) counted: bool,
     pub(super) health: Health,
+    pub(super) figures: Arc<Stream>,
 }
 
 impl Target {
@@ -45,6 +47,7 @@ impl Worker {
                 segment: (0, 0),
                 counted: false,
                 health: peer.health,
+                figures: self.mesh.figures.open(peer.incarnation, self.index),
             });
             target.address = peer.address;
             target.counted = peer.counted;
@@ -77,6 +80,7 @@ impl Worker {
             .copied()
             .collect();
         for incarnation in gone {
+            self.mesh.figures.close(incarnation, self.index);
             if let Some(link) = self.targets.remove(&incarnation).and_then(|target| target.link) {
                 self.refuse(link, Reason::Removed, "removed");
             }

@@ -24,16 +24,28 @@ impl Worker {
         facts.closed.store(closed.0, Ordering::Release);
         let seq = self.log.head();
         for slot in self.slots.values_mut() {
-            let Role::Out(Outbound { cursor: Some(cursor), said_lineage, .. }) = &mut slot.role else {
-                continue;
-            };
-            if *said_lineage {
+            let Role::Out(out) = &mut slot.role else { continue };
+            if out.said_lineage {
                 // Under writes there is always something new; the mark would never get its turn.
-                stream(&self.log, cursor, &mut slot.link, self.awaited, &self.mesh);
+                stream(&self.log, out, &mut slot.link, self.awaited, &self.mesh);
             }
-            if cursor.taken() == seq {
+            if out.cursor.is_some_and(|cursor| cursor.taken() == seq) {
                 slot.link.send(&Frame::Mark { seq, closed });
             }
+        }
+    }
+
+    /// Publishes how far its streams are.
+    pub(super) fn publish_figures(&self) {
+        for slot in self.slots.values() {
+            if let Role::Out(Outbound { cursor: Some(cursor), figures, .. }) = &slot.role {
+                figures.reached(cursor.taken());
+            }
+        }
+        let (kept, limit) = (self.log.bytes() as u64, self.log.limit() as u64);
+        for target in self.targets.values() {
+            let held = target.acked.max(target.segment.1).max(target.figures.base());
+            target.figures.lags(self.log.bytes_behind(held), kept, limit);
         }
     }
 
