@@ -1,6 +1,6 @@
 //! What the tool costs, whether its rates are right and what its comparisons are worth, measured:
 //! `cargo bench -p meshkv-stress --bench proof -- [cost] [agreement] [comparisons] [--rounds 7] [--seconds 5]
-//! [--trials 20] [--requests 1000]`.
+//! [--trials 20] [--requests 500] [--runs N]`.
 //!
 //! Cost: CPU time a request against wrk's, in turns, on the same nginx; wrk asks for one fixed URL, this tool for a
 //! new key each time, and compares every body. In a closed loop over loopback the slower side of the two decides the
@@ -13,8 +13,9 @@
 //! before each answer, whose rate is known beforehand (connections by delay) and which counts what it is asked, so
 //! that neither tool is taken at its word.
 //!
-//! Comparisons: two times seven runs of the same server, which must not be called different; and of a server that
-//! takes 5 % longer, which must.
+//! Comparisons: runs of the same server, which must not be called different; and of a server that takes 5 % longer,
+//! which must. How many runs a side it takes depends on how much they scatter on this machine: that is measured first,
+//! and the runs that it calls for are made, seven at least.
 //!
 //! Started by `cargo test` it does the same with tiny inputs and judges nothing but that it works. With
 //! `PLAY_SERVER` it is the server of the comparisons.
@@ -36,8 +37,10 @@ struct Size {
     seconds: u32,
     /// A/A trials; half as many of the planted slow-down.
     trials: u32,
-    /// In each of the seven runs of a side.
+    /// In each run.
     requests: u32,
+    /// Of a side; 0: as many as the scatter calls for.
+    runs: u32,
 }
 
 fn main() {
@@ -45,8 +48,8 @@ fn main() {
         return play(spin.parse().expect("nanoseconds"));
     }
     let mut size = match std::env::args().any(|argument| argument == "--bench") {
-        true => Size { rounds: 7, seconds: 5, trials: 20, requests: 1000 },
-        false => Size { rounds: 1, seconds: 1, trials: 1, requests: 40 },
+        true => Size { rounds: 7, seconds: 5, trials: 20, requests: 500, runs: 0 },
+        false => Size { rounds: 1, seconds: 1, trials: 1, requests: 40, runs: RUNS_MIN },
     };
     let mut names = Vec::new();
     let mut arguments = std::env::args().skip(1);
@@ -60,6 +63,7 @@ fn main() {
             "--seconds" => size.seconds = number(),
             "--trials" => size.trials = number(),
             "--requests" => size.requests = number(),
+            "--runs" => size.runs = number(),
             _ if argument.starts_with('-') => {}
             _ => names.push(argument),
         }
@@ -325,8 +329,19 @@ fn server(spin_ns: u64) -> (Process, String) {
     (Process(child), line.trim().to_owned())
 }
 
-/// Runs of a side.
-const RUNS: usize = 7;
+/// Runs of a side, at least and at most.
+const RUNS_MIN: u32 = 7;
+const RUNS_MAX: u32 = 60;
+/// Runs from which the scatter is taken.
+const PILOT: u32 = 40;
+
+/// Runs of a side that find a difference of `effect` in 99 of 100 trials, where single runs scatter by `scatter`, both
+/// relative to the mean: 2 ((3.02 + 2.33) scatter ÷ effect)², with the normal quantiles of the level of `compare`
+/// (0.0025, two-sided) and of 0.99, and two more for the scatter being known from the runs alone.
+fn runs_for(effect: f64, scatter: f64) -> u32 {
+    let runs = 2.0 * ((3.02 + 2.33) * scatter / effect).powi(2);
+    (runs.ceil() as u32 + 2).clamp(RUNS_MIN, RUNS_MAX)
+}
 
 /// One run, and how many requests a second it came to.
 fn measure(url: &str, requests: u32) -> (Temporary, f64) {
@@ -342,9 +357,9 @@ fn measure(url: &str, requests: u32) -> (Temporary, f64) {
 
 /// Whether two servers are told apart by their rates, and the line that says so. Their runs alternate, and so does
 /// which of them comes first: what slows the machine for longer than a run slows both.
-fn trial(base: &str, new: &str, requests: u32) -> (bool, String) {
+fn trial(base: &str, new: &str, requests: u32, runs: u32) -> (bool, String) {
     let (mut bases, mut news) = (Vec::new(), Vec::new());
-    for run in 0..RUNS {
+    for run in 0..runs {
         let mut measure_base = || bases.push(measure(base, requests).0);
         if run % 2 == 0 {
             measure_base();
@@ -370,22 +385,33 @@ fn comparisons(size: &Size) {
     let (_same, same_url) = server(SPIN_NS);
     // A second process of the same program: what differs between two of them by chance is part of the question.
     let (_again, again_url) = server(SPIN_NS);
-    let rate = median((0..RUNS).map(|_| measure(&same_url, requests).1).collect());
+    let rates: Vec<f64> =
+        (0..if size.runs == 0 { PILOT } else { RUNS_MIN }).map(|_| measure(&same_url, requests).1).collect();
+    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+    let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / (rates.len() - 1) as f64;
+    let scatter = variance.sqrt() / mean;
+    let runs = if size.runs == 0 { runs_for(0.05, scatter) } else { size.runs };
+    println!(
+        "compare: runs of {requests} requests scatter by {:.1} % here, {} of them; {runs} runs a side",
+        scatter * 100.0,
+        rates.len()
+    );
+    let rate = median(rates);
     // 5 % of all that a request takes, the way to the server and back included.
     let (_slow, slow_url) = server(SPIN_NS + (0.05 * 1e9 / rate) as u64);
     let (mut different, mut found) = (0, 0);
     for _ in 0..same_trials {
-        let (differs, line) = trial(&same_url, &again_url, requests);
+        let (differs, line) = trial(&same_url, &again_url, requests, runs);
         different += u32::from(differs);
         println!("  same      {line}");
     }
     for _ in 0..slow_trials {
-        let (differs, line) = trial(&same_url, &slow_url, requests);
+        let (differs, line) = trial(&same_url, &slow_url, requests, runs);
         found += u32::from(differs && line.ends_with("worse"));
         println!("  5 % more  {line}");
     }
     println!(
-        "compare, {RUNS} runs of {requests} requests a side, alternating, {:.0} s for all:",
+        "compare, {runs} runs of {requests} requests a side, alternating, {:.0} s for all:",
         begun.elapsed().as_secs_f64()
     );
     println!("  the same server called different: {different} of {same_trials} (aim: 0)");
