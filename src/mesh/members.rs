@@ -282,7 +282,7 @@ impl Members {
                 known.info.address = info.address;
                 self.dirty = true;
             }
-            if !is_gossip {
+            if !is_gossip || names::is_later_name(&info.name, &known.info.name) {
                 self.on_name(incarnation, info.name.clone());
             }
             return Ok(());

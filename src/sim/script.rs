@@ -3,7 +3,7 @@
 //! A script is lines of `SECONDS VERB ARGUMENTS`; `#` begins a comment. Hosts are numbers. `hosts N`,
 //! `forget SECONDS` and `log BYTES` come first. Verbs:
 //!
-//! - `start H [skew MS]`, `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
+//! - `start H [as HOST] [skew MS]` (under another host's name), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
 //! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
 //! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
 //! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`.
@@ -91,8 +91,13 @@ impl World {
         let third: i64 = words.get(2).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) as i64;
         match words[0] {
             "start" => {
-                self.plan.start_skew_ms = words.get(3).and_then(|word| word.parse().ok()).unwrap_or(0);
-                self.start(host, host);
+                let skew = words.iter().position(|word| *word == "skew");
+                self.plan.start_skew_ms = skew.and_then(|at| words.get(at + 1)?.parse().ok()).unwrap_or(0);
+                let name = words
+                    .iter()
+                    .position(|word| *word == "as")
+                    .and_then(|at| words.get(at + 1)?.parse().ok());
+                self.start(host, name.unwrap_or(host));
                 return Ok(());
             }
             "cut" | "oneway" => {

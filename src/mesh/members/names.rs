@@ -4,6 +4,12 @@ use super::{Event, MS, Members};
 use crate::base::version::Incarnation;
 use crate::limits::{DOWN_MS, SUSPECT_MS};
 
+/// Whether a member that had the second name has the first one now, whoever says so: the one who was renamed may
+/// not live to tell it, and whoever goes on calling it by its old name would refuse the owner of that.
+pub(super) fn is_later_name(name: &str, before: &str) -> bool {
+    name.contains('~') && !before.contains('~')
+}
+
 impl Members {
     /// Takes another name: the one it had belongs to another node that lives.
     pub(super) fn rename(&mut self) {

@@ -115,6 +115,22 @@ impl Members {
         self.pull.current.is_none()
             && self.members.values().all(|member| member.health != Health::Unheard)
             && self.missing(progress, &|_| true, false).is_none()
+            && !self.hears_of_strangers(progress)
+    }
+
+    /// Somebody who serves holds writes of a lifetime that is not known here, because another that lives has its name.
+    /// One of them will take another name or be removed, within seconds; until then nobody says what is missing here.
+    fn hears_of_strangers(&self, progress: &Progress) -> bool {
+        self.members.values().filter(|member| member.is_serving()).any(|member| {
+            member.report.as_ref().is_some_and(|report| {
+                report.vectors.keys().any(|origin| {
+                    *origin != self.me.incarnation
+                        && progress.get(*origin).is_none()
+                        && !self.settled.contains_key(origin)
+                        && !report.settled.contains(origin)
+                })
+            })
+        })
     }
 
     /// The donor's records are all here: what it held is held. False if they are of no use after all.
