@@ -30,6 +30,19 @@ pub fn prefetch<T: ?Sized>(place: &T) {
     let _ = place;
 }
 
+/// The same for the first line alone: of what lies within one.
+#[inline(always)]
+pub fn prefetch_line<T: ?Sized>(place: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = place;
+}
+
 /// Bytes of a region, and what it is aligned to: a huge page of this machine, if it has them.
 pub const REGION_BYTES: usize = 2 << 20;
 

@@ -259,7 +259,7 @@ impl Arena {
     #[inline]
     pub(super) fn prefetch_chunk(&self, place: Place) {
         if let Some(chunk) = self.chunks.get(place.chunk()) {
-            crate::base::memory::prefetch(chunk);
+            crate::base::memory::prefetch_line(chunk);
         }
     }
 
