@@ -133,6 +133,8 @@ pub struct Origin {
     is_over: AtomicBool,
     /// And every member was seen to hold the same of it.
     is_settled: AtomicBool,
+    /// Some of its writes were ignored, for they came below the floor: nothing of it is acknowledged any more.
+    is_void: AtomicBool,
     pub applied_total: AtomicU64,
     pub superseded_total: AtomicU64,
 }
@@ -144,6 +146,7 @@ impl Origin {
             streams: (0..workers).map(|_| Mutex::new(Stream::default())).collect(),
             is_over: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
+            is_void: AtomicBool::new(false),
             applied_total: AtomicU64::new(0),
             superseded_total: AtomicU64::new(0),
         }
@@ -163,6 +166,15 @@ impl Origin {
         for stream in &self.streams {
             drop(stream.lock());
         }
+    }
+
+    /// Acknowledges nothing of it from now on; it will find out that it was left behind. True the first time.
+    pub(super) fn void(&self) -> bool {
+        !self.is_void.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_void(&self) -> bool {
+        self.is_void.load(Ordering::Acquire)
     }
 
     #[must_use]
@@ -193,7 +205,7 @@ impl Origin {
 
     #[must_use]
     pub fn holds(&self, worker: usize, seq: u64) -> bool {
-        self.streams.get(worker).is_some_and(|stream| stream.lock().contains(seq))
+        !self.is_void() && self.streams.get(worker).is_some_and(|stream| stream.lock().contains(seq))
     }
 
     fn merge(&self, vector: &[Held]) {

@@ -29,6 +29,8 @@ pub(super) struct Taken {
     pub(super) applied: usize,
     /// So many of those lost against a later write, or came too late.
     pub(super) superseded: usize,
+    /// The first and the last of them, counted from 0, that came too late: at or below the floor.
+    pub(super) late: Option<(usize, usize)>,
     /// Why it went no further.
     pub(super) ending: Result<(), Ending>,
 }
@@ -50,10 +52,16 @@ impl<'a, S: Storage> Intake<'a, S> {
         if batch.len() > 1 {
             store.prefetch(hashes);
         }
-        let mut taken = Taken { applied: 0, superseded: 0, ending: Ok(()) };
+        let mut taken = Taken { applied: 0, superseded: 0, late: None, ending: Ok(()) };
         for (hash, (writer, operation)) in hashes.iter().zip(batch) {
             match self.one(*hash, *writer, operation) {
-                Ok(is_newest) => taken.superseded += usize::from(!is_newest),
+                Ok(is_newest) => {
+                    taken.superseded += usize::from(!is_newest);
+                    if operation.hlc <= self.decided {
+                        let first = taken.late.map_or(taken.applied, |(first, _)| first);
+                        taken.late = Some((first, taken.applied));
+                    }
+                }
                 Err(ending) => {
                     taken.ending = Err(ending);
                     break;

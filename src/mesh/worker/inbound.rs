@@ -77,6 +77,9 @@ impl Inbound {
         if !due {
             return;
         }
+        if from.origin.is_void() {
+            return;
+        }
         let Some(stream) = from.origin.stream(from.worker) else { return };
         let (base, upto) = stream.range_of(from.position).unwrap_or((0, 0));
         let ack = Frame::Ack { applied: stream.applied(), base, upto };
@@ -179,6 +182,15 @@ pub(super) fn on_frame<S: Storage>(
                 }
                 let taken = intake.take(&batch);
                 let position = from.position + taken.applied as u64;
+                if let Some((first, last)) = taken.late {
+                    let is_held = |index: usize| stream.contains(from.position + 1 + index as u64);
+                    // What a pull has brought already may come again; anything else was written by somebody who
+                    // has been left behind, and is held by nobody.
+                    if !(is_held(first) && is_held(last)) && from.origin.void() {
+                        let text = "mesh   a member's writes came below the floor: it was left behind, they do not count";
+                        worker.mesh.note(true, text);
+                    }
+                }
                 stream.insert(from.position, position);
                 from.position = position;
                 applied += taken.applied as u64;
