@@ -185,6 +185,8 @@ pub struct Mesh {
     drops: AtomicBool,
     is_reborn: AtomicBool,
     leaving: AtomicBool,
+    /// It leaves, and its lifetime was found to be over: there is nothing more to say.
+    is_over: AtomicBool,
     /// Messages for the node's log, bounded.
     notes: Mutex<Vec<Note>>,
     /// HTTP addresses that a client has told us of, to be asked for their members.
@@ -234,6 +236,7 @@ impl Mesh {
             drops: AtomicBool::new(false),
             is_reborn: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             notes: Mutex::new(Vec::new()),
             hints: Mutex::new(Vec::new()),
             floor: AtomicU64::new(0),
@@ -349,7 +352,13 @@ impl Mesh {
     /// Whether everybody that is alive has what this node accepted, and knows that it leaves.
     #[must_use]
     pub fn has_left(&self) -> bool {
-        self.members.lock().farewell_heard()
+        self.is_over() || self.members.lock().farewell_heard()
+    }
+
+    /// It leaves, and was told that its lifetime is over: the farewell has come around, or it was given up before.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 
     /// The heads of this node's own logs, by worker.
@@ -451,6 +460,11 @@ impl Mesh {
 
     /// Asks for a rebirth; the workers carry it out.
     fn ask_rebirth(&self, rebirth: Rebirth) {
+        if self.leaving.load(Ordering::Acquire) {
+            // The others have passed the farewell on. A new lifetime would be met by them, only to be missed.
+            self.is_over.store(true, Ordering::Release);
+            return;
+        }
         let mut slot = self.rebirth.lock();
         if slot.is_none() {
             self.drops.store(!rebirth.only_if_empty, Ordering::Release);

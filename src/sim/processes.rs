@@ -122,7 +122,8 @@ impl World {
         let Some(since) = process.leaving_since else { return Ok(()) };
         let late = self.now_ns - since > 5_000 * MS;
         if process.node.mesh.has_left() || late {
-            if !late {
+            // One who was told that it is over has said farewell to somebody who holds everything, or was given up.
+            if !late && !process.node.mesh.is_over() {
                 self.checker.left_in_peace(process, &self.processes, self.wall_ms(0))?;
             }
             self.say(format_args!("gone    process {serial}{}", if late { ", late" } else { "" }));
