@@ -12,11 +12,13 @@ local meshkv = Proto("meshkv", "meshkv peer protocol")
 local FRAME_MAX = 1024 * 1024
 local PREAMBLE = 16
 local SKIPPABLE = 128
+-- Of keys, in a comparison.
+local GROUPS = 4096
 
 local TYPES = {
     [0] = "PREAMBLE", [1] = "HELLO", [2] = "WELCOME", [3] = "REFUSE", [4] = "OPS", [5] = "RESTART", [6] = "MARK",
     [7] = "ACK", [8] = "BEAT", [9] = "ECHO", [10] = "PULL", [11] = "PULL_BEGIN", [12] = "RECORDS",
-    [13] = "PULL_END", [14] = "LINEAGE",
+    [13] = "PULL_END", [14] = "LINEAGE", [129] = "DIGEST_ASK", [130] = "DIGEST",
 }
 local REASONS = {
     "protocol", "lineage", "yield", "removed", "yourself", "clock", "gap", "memory", "full", "leaving", "replaced",
@@ -73,7 +75,7 @@ field("stable", P.uint64, "Stable", base.HEX)
 field("floor", P.uint64, "Floor", base.HEX)
 field("fenced", P.bool, "Fenced")
 field("removed", P.string, "Removed")
-field("id", P.uint32, "Pull")
+field("id", P.uint32, "Pull or comparison")
 field("above", P.uint64, "Above", base.HEX)
 field("clear", P.uint64, "Clear", base.HEX)
 field("clear_writer", P.string, "Clear's writer")
@@ -93,6 +95,15 @@ field("value_length", P.uint16, "Value length")
 field("expires_ms", P.uint64, "Expires at (ms)")
 field("key", P.string, "Key", base.UNICODE)
 field("value", P.string, "Value", base.UNICODE)
+field("until_ms", P.uint64, "Valid until (ms)")
+field("digest_key", P.string, "Key of the hash")
+field("group", P.uint16, "Group")
+field("last", P.bool, "Last piece")
+field("valid", P.bool, "Valid")
+field("sum", P.string, "Sum")
+field("records", P.uint32, "Records")
+field("key_hash", P.uint64, "Hash of the key", base.HEX)
+field("content", P.uint64, "Hash of the record", base.HEX)
 field("unknown", P.bytes, "Of an unknown type, skipped")
 field("sealed", P.bytes, "Sealed")
 field("noise_length", P.uint16, "Noise message length")
@@ -478,6 +489,44 @@ local BODY = {
     end,
     [14] = function(r)
         return r:wide("lineage")
+    end,
+    [129] = function(r)
+        local id = r:number("id", 4)
+        r:number("view", 8)
+        r:hlc("floor")
+        r:number("until_ms", 8)
+        r:wide("digest_key")
+        local count, before, ascends = r:bounded("number", 2, 16, "groups"), -1, true
+        for _ = 1, count do
+            local group = r:number("group", 2)
+            ascends = ascends and group > before
+            before = group
+        end
+        if not ascends or before >= GROUPS then
+            defect("groups")
+        end
+        return id .. (count > 0 and ": keys of " .. count .. " groups" or ": sums")
+    end,
+    [130] = function(r)
+        local id = r:number("id", 4)
+        r:hlc("clear")
+        r:flag("last")
+        r:flag("valid")
+        local sums = r:number("number", 2)
+        if sums ~= 0 and sums ~= GROUPS then
+            defect("sums")
+        end
+        for _ = 1, sums do
+            r:wide("sum")
+            r:number("records", 4)
+        end
+        local keys = r:bounded("number", 2, 2048, "entries")
+        for _ = 1, keys do
+            r:number("key_hash", 8)
+            r:hlc("hlc")
+            r:number("content", 8)
+        end
+        return id .. ": " .. (sums > 0 and "sums" or keys .. " keys")
     end,
 }
 

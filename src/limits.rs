@@ -218,5 +218,28 @@ pub const CLOCK_SKEW_MS: u64 = 500;
 pub const STAMP_AHEAD_MS: u64 = 60_000;
 /// Records that a scan for a peer looks at before the worker turns to other work.
 pub const SCAN_RECORDS_PER_TURN: usize = 256;
+/// A node compares itself with another member this often at most, in milliseconds; with more records less often.
+pub const COMPARE_MS: u64 = 30_000;
+/// Groups of keys that are summed for a comparison (a power of two).
+pub const DIGEST_GROUPS: usize = 4_096;
+/// Groups whose keys one frame may ask for.
+pub const DIGEST_ASKED_MAX: usize = 16;
+/// Keys that one side lists in a comparison; where there would be more it comes to nothing.
+pub const DIGEST_ENTRIES_MAX: usize = 65_536;
+/// Keys in one frame.
+pub const DIGEST_FRAME_ENTRIES_MAX: usize = 2_048;
+/// How long a comparison may take, in milliseconds. What was removed meanwhile must still be known.
+pub const DIGEST_MS: u64 = 55_000;
+/// Keys that differ are looked at again after this, in milliseconds.
+pub const DIGEST_PAUSE_MS: u64 = 2_000;
+/// What it takes to look at a record for a comparison, about, in nanoseconds ...
+pub const DIGEST_RECORD_NS: u64 = 100;
+/// ... and the pause between two comparisons, in such scans of everything: a node makes one for itself and one
+/// for another, which then take half a percent of a core.
+pub const DIGEST_SHARE: u64 = 400;
+const _: () = assert!(DIGEST_MS + DIGEST_PAUSE_MS < TOMBSTONE_KEEP_MS && DIGEST_GROUPS.is_power_of_two());
+const _: () = assert!(
+    DIGEST_GROUPS * 20 + 64 < FRAME_BYTES_MAX && DIGEST_FRAME_ENTRIES_MAX * 24 + 64 < FRAME_BYTES_MAX
+);
 /// Links that are accepted but not yet established, for each worker; the oldest gives way.
 pub const HALF_OPEN_LINKS_MAX: usize = 256;

@@ -129,6 +129,56 @@ fn what_a_peer_lacks_is_told_in_bytes() {
 }
 
 #[test]
+fn nodes_compare_what_they_hold_while_they_take_writes() {
+    let start = |name: &str, join: Option<&Node>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_meshkv"));
+        command.env("MESHKV_TEST_COMPARE_MS", "300");
+        let url = join.map(|node| format!("http://{}", node.address));
+        let mut arguments = vec!["--name", name, "--workers", "2", "--peer-port", "0"];
+        if let Some(url) = &url {
+            arguments.extend(["--join", url]);
+        }
+        Node::start_command(command, &arguments)
+    };
+    let a = start("a", None);
+    let b = start("b", Some(&a));
+    let c = start("c", Some(&a));
+    let nodes = [&a, &b, &c];
+    let of = |node: &Node, verdict: &str| {
+        metric(node, &format!("meshkv_comparisons_total{{verdict=\"{verdict}\"}}"))
+    };
+    let all_equal = |node: &Node| {
+        let peers = status(node)["mesh"]["peers"].clone();
+        let fresh = |peer: &serde_json::Value| {
+            let comparison = &peer["comparison"];
+            comparison["verdict"] == "equal"
+                && comparison["keys"] == 0
+                && comparison["ageMs"].as_u64() < Some(5_000)
+        };
+        peers.as_array().is_some_and(|peers| peers.len() == 2 && peers.iter().all(fresh))
+    };
+    let enough: Vec<f64> = nodes.iter().map(|node| of(node, "equal") + of(node, "unknown") + 6.0).collect();
+    let mut round = 0;
+    until("each has compared itself several times meanwhile", || {
+        for _ in 0..50 {
+            let node = nodes[round % 3];
+            let path = match round % 10 {
+                0 => format!("/rm?k=key{}", round % 97),
+                1 => format!("/set?k=key{}&v={round}&ttl=0.5", round % 89),
+                _ => format!("/set?k=key{}&v={round}", round % 101),
+            };
+            assert!([200, 404].contains(&get(&node.address, &path).status), "{path}");
+            round += 1;
+        }
+        nodes.iter().zip(&enough).all(|(node, enough)| of(node, "equal") + of(node, "unknown") >= *enough)
+    });
+    for node in nodes {
+        until("all are equal", || all_equal(node));
+        assert_eq!(of(node, "diverged"), 0.0);
+    }
+}
+
+#[test]
 fn a_token_makes_a_local_write_visible_elsewhere() {
     let a = node("a", None);
     let b = node("b", Some(&a));

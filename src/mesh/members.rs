@@ -5,6 +5,7 @@
 //! was removed never comes back. A view is named by a hash of what it holds.
 
 mod clock;
+mod compare;
 mod floor;
 mod member;
 mod names;

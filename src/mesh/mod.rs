@@ -5,6 +5,7 @@
 //! bytes to write and addresses to dial come out. The server drives it with sockets, the simulator with
 //! virtual ones. `ARCHITECTURE.md` has the rules and why they hold.
 
+pub mod compare;
 pub mod figures;
 pub mod log;
 pub mod members;
@@ -21,6 +22,7 @@ use crate::base::version::{Hlc, Incarnation};
 use crate::peer::frame::{Held, MemberInfo, Phase};
 use crate::peer::link::{Keys, LinkError};
 use crate::store::Storage;
+use compare::Comparisons;
 use figures::{Figures, StreamSum};
 use members::Members;
 use parking_lot::{Mutex, RwLock};
@@ -58,6 +60,8 @@ pub struct MeshConfig {
     pub log_bytes: usize,
     /// An absent member is fenced after this, in milliseconds.
     pub forget_ms: u64,
+    /// The least pause between two comparisons with other members, in milliseconds.
+    pub compare_ms: u64,
     /// Seeds jitter, later incarnations and a lineage.
     pub random: u64,
     /// Rules that are switched off; only the simulator's mutation gate sets any.
@@ -80,6 +84,7 @@ impl MeshConfig {
             keys: Keys::default(),
             log_bytes: crate::limits::LOG_WORKER_BYTES_MIN,
             forget_ms: crate::limits::FORGET_MS,
+            compare_ms: crate::limits::COMPARE_MS,
             random: 1,
             mutation: Mutation::None,
         }
@@ -173,6 +178,7 @@ pub struct Mesh {
     members: Mutex<Members>,
     progress: Progress,
     figures: Figures,
+    comparisons: Comparisons,
     view: RwLock<Arc<View>>,
     view_version: AtomicU64,
     /// Writes go into the log: there is, or was, a peer.
@@ -227,6 +233,7 @@ impl Mesh {
             members: Mutex::new(members),
             progress: Progress::default(),
             figures: Figures::default(),
+            comparisons: Comparisons::default(),
             view: RwLock::new(Arc::new(view)),
             view_version: AtomicU64::new(0),
             logging: AtomicBool::new(false),
@@ -307,6 +314,12 @@ impl Mesh {
     #[must_use]
     pub fn streams_to(&self, peer: Incarnation) -> StreamSum {
         self.figures.sum(peer)
+    }
+
+    /// What comparing itself with the others came to.
+    #[must_use]
+    pub fn comparisons(&self) -> &Comparisons {
+        &self.comparisons
     }
 
     /// Lines for the operator that have come up since the last call.

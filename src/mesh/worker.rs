@@ -9,6 +9,7 @@
 
 mod apply;
 mod collect;
+mod compare;
 mod inbound;
 mod outbound;
 mod targets;
@@ -116,6 +117,11 @@ pub struct Worker {
     acked: bool,
     pulling: Option<Pulling>,
     next_pull: u32,
+    comparing: Option<compare::Comparing>,
+    compare_ns: u64,
+    /// Of its own, so that comparing does not change when links are dialed.
+    compare_random: Random,
+    digests: u32,
     /// Closed links whose last output the driver still has to write.
     last_words: BTreeMap<LinkId, Link>,
 }
@@ -144,6 +150,10 @@ impl Worker {
             acked: false,
             pulling: None,
             next_pull: 1,
+            comparing: None,
+            compare_ns: 0,
+            compare_random: Random::new(seed ^ 0x636f_6d70),
+            digests: 0,
             last_words: BTreeMap::new(),
             mesh,
         }
@@ -215,7 +225,7 @@ impl Worker {
             self.mesh.figures.close(target, self.index);
         }
         self.seeds.clear();
-        self.pulling = None;
+        (self.pulling, self.comparing) = (None, None);
         (self.awaited, self.collector) = (0, collect::Collector::default());
         self.acked = true;
         let facts = &self.mesh.workers[self.index];
@@ -519,6 +529,7 @@ impl Worker {
         let acked = self.targets.values().map(|target| target.acked).min();
         self.log.trim(acked.unwrap_or(self.log.head()));
         self.publish_figures();
+        self.compare(context);
     }
 }
 

@@ -4,6 +4,7 @@ use super::Node;
 use super::info::Page;
 use crate::base::clock::Now;
 use crate::base::version::Incarnation;
+use crate::mesh::compare::Verdict;
 use crate::mesh::figures::{ROUND_TRIP_BOUNDS, RoundTrips};
 use crate::mesh::members::Member;
 use crate::peer::frame::{Held, Reason};
@@ -77,6 +78,11 @@ impl<S: Storage> Node<S> {
                     "pending": told.pending,
                     "cursorRoomBytes": streams.room_bytes,
                     "lagMs": now.wall_ms.saturating_sub(closed_ms),
+                    "comparison": mesh.comparisons().last(member.info.incarnation).map(|(verdict, at_ns)| json!({
+                        "verdict": verdict.label(),
+                        "ageMs": now.mono_ns.saturating_sub(at_ns) / 1_000_000,
+                        "keys": if let Verdict::Diverged(keys) = verdict { keys } else { 0 },
+                    })),
                     "hasGap": origin.is_some_and(|origin| origin.has_gap()),
                 })
             };
@@ -120,6 +126,11 @@ impl<S: Storage> Node<S> {
         page.family(name, "counter", "Pulls that have ended, the whole copies of a start included.");
         page.sample(name, &[("outcome", "complete")], get(&counters.pulls_complete));
         page.sample(name, &[("outcome", "abandoned")], get(&counters.pulls_abandoned));
+        let name = "meshkv_comparisons_total";
+        page.family(name, "counter", "Comparisons of what this node holds with another member, by verdict.");
+        for (verdict, count) in Verdict::LABELS.iter().zip(mesh.comparisons().counts()) {
+            page.sample(name, &[("verdict", verdict)], count);
+        }
         let name = "meshkv_pull_records_total";
         page.family(name, "counter", "Records that pulls have moved.");
         page.sample(name, &[("direction", "received")], get(&counters.pull_records_received));

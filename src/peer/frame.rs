@@ -2,6 +2,7 @@
 //!
 //! Numbers are little-endian. A frame is `length: u32` (of what follows), `type: u8`, and its fields.
 
+pub use super::digest::{Digest, DigestAsk, GroupSum};
 use super::operation::{Operations, Records};
 use super::read::{Defect, Reader, put_text};
 use crate::base::version::{Hlc, Incarnation};
@@ -246,6 +247,9 @@ pub enum Frame<'b> {
     },
     /// The dialer has found its mesh since its HELLO.
     Lineage(u128),
+    /// What do you hold?
+    DigestAsk(DigestAsk),
+    Digest(Digest),
     /// Of a type that may be skipped.
     Unknown(u8),
 }
@@ -334,6 +338,8 @@ impl<'b> Frame<'b> {
             }
             13 => Frame::PullEnd { id: r.u32()? },
             14 => Frame::Lineage(r.u128()?),
+            129 => Frame::DigestAsk(DigestAsk::decode(&mut r)?),
+            130 => Frame::Digest(Digest::decode(&mut r)?),
             unknown if unknown >= SKIPPABLE => return Ok(Frame::Unknown(unknown)),
             unknown => return Err(Defect::Type(unknown)),
         };
@@ -432,6 +438,14 @@ impl<'b> Frame<'b> {
             Frame::Lineage(lineage) => {
                 out.extend_from_slice(&lineage.to_le_bytes());
                 14
+            }
+            Frame::DigestAsk(ask) => {
+                ask.encode(out);
+                129
+            }
+            Frame::Digest(digest) => {
+                digest.encode(out);
+                130
             }
             Frame::Unknown(number) => *number,
         };

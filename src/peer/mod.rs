@@ -1,6 +1,7 @@
 //! The peer protocol: its frames as bytes ([`frame`], [`operation`]) and the link that carries them
 //! ([`link`]). Specified in `proto-spec/peer.md`; this is one implementation of that page.
 
+pub(crate) mod digest;
 pub mod frame;
 pub mod link;
 pub mod operation;

@@ -61,6 +61,11 @@ fn frames(operations: &[u8], records: &[u8], writers: &[u8], with: &mut dyn FnMu
     with("records", &Frame::Records { id: 1, writers, bytes: records });
     with("pull end", &Frame::PullEnd { id: 1 });
     with("lineage", &Frame::Lineage(9));
+    let ask = DigestAsk { id: 1, view_hash: 2, floor: Hlc(3), until_ms: 4, key: 5, groups: vec![6, 4095] };
+    with("digest ask", &Frame::DigestAsk(ask));
+    let entries = vec![(3, Hlc(4), 5), (6, Hlc(7), 0)];
+    let digest = Digest { id: 1, clear: Hlc(2), is_last: true, is_valid: true, sums: Vec::new(), entries };
+    with("digest", &Frame::Digest(digest));
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -148,6 +153,18 @@ fn defects_are_refused_for_their_reasons() {
         });
         assert_eq!(found.as_deref(), Some(reason), "{name}");
     }
+}
+
+#[test]
+fn sums_of_all_groups_fit_a_frame_both_ways() {
+    let sum = |n: usize| GroupSum { sum: n as u128 * u128::from(u64::MAX), count: n as u32 };
+    let sums = (0..crate::limits::DIGEST_GROUPS).map(sum).collect();
+    let digest = Digest { id: 7, clear: Hlc(1), is_last: true, is_valid: true, sums, entries: Vec::new() };
+    let mut bytes = Vec::new();
+    Frame::Digest(digest.clone()).encode(&mut bytes);
+    let (decoded, length) = Frame::decode(&bytes).expect("no defect").expect("whole");
+    assert!(matches!(decoded, Frame::Digest(found) if found == digest));
+    assert_eq!(length, bytes.len());
 }
 
 #[test]

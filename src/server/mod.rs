@@ -207,6 +207,7 @@ impl<S: Storage> Server<S> {
             keys: Keys::new(&secrets),
             log_bytes: (LOG_BYTES / workers).max(LOG_WORKER_BYTES_MIN),
             forget_ms: FORGET_MS,
+            compare_ms: compare_ms(),
             random: random as u64,
             mutation: Mutation::None,
         };
@@ -398,4 +399,9 @@ impl<S: Storage> Drop for Server<S> {
         self.stop();
         let _ = self.wait();
     }
+}
+/// For tests: `MESHKV_TEST_COMPARE_MS`, the pause between comparisons.
+fn compare_ms() -> u64 {
+    let asked = std::env::var("MESHKV_TEST_COMPARE_MS").ok().and_then(|ms| ms.parse().ok());
+    asked.unwrap_or(crate::limits::COMPARE_MS)
 }

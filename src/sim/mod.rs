@@ -7,6 +7,7 @@
 
 mod check;
 mod clients;
+mod compared;
 mod faults;
 mod network;
 mod processes;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 pub type Faults = BTreeMap<&'static str, u64>;
 
 /// Faults that a batch of runs must have seen, or it has tested nothing.
-pub const REQUIRED_FAULTS: [&str; 15] = [
+pub const REQUIRED_FAULTS: [&str; 16] = [
     "crash",
     "restart",
     "partition",
@@ -39,6 +40,7 @@ pub const REQUIRED_FAULTS: [&str; 15] = [
     "forgotten",
     "full pull",
     "partial pull",
+    "comparison",
 ];
 
 /// Runs one seed.

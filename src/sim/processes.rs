@@ -3,7 +3,7 @@
 use super::check::Violation;
 use super::world::{Event, MS, PEER_PORT, Process, TICK_MS, World, address};
 use crate::base::clock::Now;
-use crate::base::version::Incarnation;
+use crate::base::version::{Incarnation, Version};
 use crate::config::AckLevel;
 use crate::mesh::MeshConfig;
 use crate::mesh::time::DriverClock;
@@ -13,11 +13,14 @@ use crate::node::metrics::ProcessFacts;
 use crate::node::{Node, Settings};
 use crate::peer::frame::MemberInfo;
 use crate::peer::link::Keys;
-use crate::store::{MemoryStore, StoreConfig};
+use crate::store::{Marks, MemoryStore, NewRecord, Stamp, Storage, StoreConfig};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Much more often than real nodes do, in milliseconds.
+const COMPARE_MS: u64 = 1_000;
 
 impl World {
     pub(super) fn start(&mut self, host: usize, name: usize) {
@@ -46,6 +49,7 @@ impl World {
             keys: Keys::default(),
             log_bytes: self.plan.log_bytes,
             forget_ms: self.plan.forget_ms,
+            compare_ms: COMPARE_MS,
             random,
             mutation: self.plan.mutation,
         };
@@ -98,6 +102,29 @@ impl World {
             let after = self.random.below(TICK_MS) * MS;
             self.later(after, Event::Tick { process: serial, worker });
         }
+    }
+
+    /// Writes to a store behind its node's back, without a log: a value, or a tombstone.
+    pub(super) fn plant(&mut self, serial: usize, key: &str, value: Option<&str>) {
+        // The checker would see it at once; whether the nodes find it is the question.
+        self.is_planted = true;
+        let Some(process) = self.processes.get(&serial) else { return };
+        let store = &process.node.store;
+        let floor = process.node.mesh.with_members(crate::mesh::members::Members::floor);
+        let Some(writer) = store.writer(process.node.view().me) else { return };
+        let stamp = Stamp::Given(Version { hlc: floor, writer });
+        let (hash, now_ms) = (store.hash(key.as_bytes()), self.wall_ms(0));
+        let record = value.map(|value| NewRecord {
+            key: key.as_bytes(),
+            value: value.as_bytes(),
+            marks: Marks(3),
+            expires_at_ms: 0,
+        });
+        let done = match record {
+            Some(record) => store.set(hash, record, stamp, now_ms),
+            None => store.rm(hash, key.as_bytes(), stamp, now_ms),
+        };
+        self.say(format_args!("plant   {key} at {floor:?} with process {serial}: {done:?}"));
     }
 
     /// A process is gone, with its memory.

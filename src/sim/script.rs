@@ -6,6 +6,7 @@
 //! - `start H [as HOST] [skew MS]` (under another host's name), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
 //! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
 //! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
+//! - `plant H KEY VALUE`, `bury H KEY`: what no node would do, to its store alone, as if it had been long ago;
 //! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`.
 //!
 //! Values are used once. The rules of the checker hold throughout, and at the end of the script, after it has
@@ -127,6 +128,7 @@ impl World {
                 let until = self.now_ns + third as u64 * 1_000 * MS;
                 self.processes.entry(serial).and_modify(|process| process.paused_until = until);
             }
+            "plant" | "bury" => self.plant(serial, words.get(2).unwrap_or(&""), words.get(3).copied()),
             "jump" => {
                 self.processes.entry(serial).and_modify(|process| process.jump_ms = third);
             }

@@ -71,3 +71,15 @@ fn every_rule_that_is_switched_off_is_noticed() {
         println!("{mutation:?}: {}, seed {}", violation.rule, violation.seed);
     }
 }
+
+const MESH_OF_THREE: &str = "hosts 3\n0 start 0\n0 start 1\n0 start 2\n8 set 0 k v1\n9 set 1 other v2\n";
+
+#[test]
+fn what_is_there_at_one_node_only_is_found_by_comparing() {
+    for (planted, what) in [("plant 1 new v3", "a key too many"), ("bury 2 k", "a key that was lost")] {
+        let script = format!("{MESH_OF_THREE}15 {planted}\n40 get 0 other -> v2\n");
+        let violation = run_script(&script, Mutation::None).expect_err(what);
+        assert_eq!(violation.rule, "D9", "{what}: {violation}\n{}", violation.trace);
+        assert!(violation.trace.contains("holds at least 1 keys otherwise than this node"), "{what}");
+    }
+}

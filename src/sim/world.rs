@@ -2,6 +2,7 @@
 
 use super::Faults;
 use super::check::{Checker, Violation};
+use super::compared;
 use super::network::{Conn, Cuts, End, Pipe};
 use super::script::Step;
 use crate::base::clock::Now;
@@ -190,6 +191,8 @@ pub(super) struct World {
     hash: u64,
     trace: Option<String>,
     pub(super) is_exiled: bool,
+    /// A store was changed behind its node's back: nothing but the nodes' comparisons is checked.
+    pub(super) is_planted: bool,
     pub(super) script: Vec<Step>,
 }
 
@@ -214,6 +217,7 @@ impl World {
             hash: plan.seed,
             trace: trace.then(String::new),
             is_exiled: false,
+            is_planted: false,
             script: Vec::new(),
             plan,
         }
@@ -294,7 +298,11 @@ impl World {
         self.now_ns = end_ns;
         if !self.checker.at_the_end(&self.processes, self.wall_ms(0), self.plan.is_long)? {
             self.fault("split lineage");
+            return Ok(());
         }
+        let [equal, _, unknown] = compared::all_equal(&self.processes, self.now_ns)?;
+        *self.faults.entry("comparison").or_default() += equal;
+        *self.faults.entry("comparison that came to nothing").or_default() += unknown;
         Ok(())
     }
 
@@ -345,7 +353,10 @@ impl World {
             Event::Scripted(number) => self.scripted(number)?,
             Event::Start { host, name } => self.start(host, name),
             Event::Check => {
-                self.checker.during(&self.processes, self.cuts.any(), self.wall_ms(0))?;
+                if !self.is_planted {
+                    self.checker.during(&self.processes, self.cuts.any(), self.wall_ms(0))?;
+                }
+                compared::none_diverged(&self.processes)?;
                 self.later(250 * MS, Event::Check);
             }
         }

@@ -5,6 +5,7 @@ use super::apply::{BATCH, Intake};
 use super::{Context, Ending, MS, Rebirth, Worker};
 use crate::base::version::Incarnation;
 use crate::limits::{ACK_MS, ACK_OPERATIONS, LINK_OUTPUT_BYTES, RANGES_OWN_MAX};
+use crate::mesh::compare::Digesting;
 use crate::mesh::members::Meeting;
 use crate::mesh::progress::Origin;
 use crate::mesh::scan::Scan;
@@ -23,6 +24,8 @@ pub(super) struct Inbound {
     welcome: Option<Welcome>,
     echo: Option<Echo>,
     scan: Option<Scan>,
+    /// For a comparison.
+    pub(super) digesting: Option<Digesting>,
     /// Operations applied since the last acknowledgement.
     unacked: u64,
     ack_now: bool,
@@ -48,10 +51,15 @@ impl Inbound {
             welcome: None,
             echo: None,
             scan: None,
+            digesting: None,
             unacked: 0,
             ack_now: false,
             acked_ns: 0,
         }
+    }
+
+    pub(super) fn peer(&self) -> Option<Incarnation> {
+        self.from.as_ref().map(|from| from.incarnation)
     }
 
     /// Has not said who it is.
@@ -234,6 +242,11 @@ pub(super) fn on_frame<S: Storage>(
         }
         Frame::Pull { id, above } => {
             inbound.scan = Some(Scan::new(id, above));
+            Ok(())
+        }
+        Frame::DigestAsk(ask) => {
+            let can = worker.mesh.is_comparable(from.incarnation, &ask);
+            inbound.digesting = Some(if can { Digesting::new(ask) } else { Digesting::refused(ask) });
             Ok(())
         }
         Frame::Refuse { .. } => Err(Ending::Close),

@@ -192,6 +192,10 @@ pub(super) fn on_frame<S: Storage>(
                 taken.ending?;
             }
         }
+        Frame::Digest(digest) => {
+            worker.on_digest(id, digest);
+            Ok(())
+        }
         Frame::PullEnd { id: pull } => {
             if worker.pulling.as_ref().is_some_and(|p| p.id == pull && p.link == id)
                 && let Some(pulling) = worker.pulling.take()

@@ -79,6 +79,9 @@ impl Worker {
             .filter(|target| !view.peers.iter().any(|peer| peer.incarnation == **target))
             .copied()
             .collect();
+        if self.index == 0 {
+            self.mesh.comparisons.retain(|peer| view.peers.iter().any(|known| known.incarnation == peer));
+        }
         for incarnation in gone {
             self.mesh.figures.close(incarnation, self.index);
             if let Some(link) = self.targets.remove(&incarnation).and_then(|target| target.link) {
