@@ -3,7 +3,9 @@
 
 use super::check::{Violation, violation};
 use super::world::{MS, Process};
+use crate::base::version::Hlc;
 use crate::mesh::compare::Verdict;
+use crate::mesh::members::Members;
 use crate::node::State;
 use std::collections::BTreeMap;
 
@@ -21,10 +23,10 @@ pub(super) fn none_diverged(processes: &BTreeMap<usize, Process>) -> Result<(), 
     Ok(())
 }
 
-/// With a dead member in its view that never heard of that view, a node decides nothing new.
+/// With a dead member in its view that never heard of that view, or was never ready, a node decides nothing.
 fn decides(process: &Process) -> bool {
-    let is_agreed = process.node.mesh.with_members(crate::mesh::members::Members::is_agreed);
-    process.node.state() == State::Ready && is_agreed
+    let decides = |members: &Members| members.is_agreed() && members.floor() != Hlc::ZERO;
+    process.node.state() == State::Ready && process.node.mesh.with_members(decides)
 }
 
 /// To be asked only when all are ready and of one lineage. Counts the comparisons made, by verdict.
