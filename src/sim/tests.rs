@@ -46,16 +46,17 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
-/// Where each rule's absence is noticed. If a change moves that, the search below finds the next seed.
-const NOTICED: [(Mutation, u64); 8] = [
-    (Mutation::FloorWithoutOthers, 1),
-    (Mutation::CollectByAge, 92),
-    (Mutation::FloorIgnoresViews, 3),
-    (Mutation::AcceptGaps, 1),
-    (Mutation::LaterArrivalWins, 1),
-    (Mutation::NoReconciliation, 101),
-    (Mutation::ClosedDespiteGap, 7),
-    (Mutation::ReadyWithoutBeingCounted, 49),
+/// The seeds where each rule's absence is noticed; none: a named scenario does, chance hardly ever. If a change moves
+/// that, the search below finds the next seed.
+const NOTICED: [(Mutation, Option<u64>); 8] = [
+    (Mutation::FloorWithoutOthers, Some(1)),
+    (Mutation::CollectByAge, None),
+    (Mutation::FloorIgnoresViews, Some(3)),
+    (Mutation::AcceptGaps, Some(1)),
+    (Mutation::LaterArrivalWins, Some(1)),
+    (Mutation::NoReconciliation, Some(2)),
+    (Mutation::ClosedDespiteGap, Some(7)),
+    (Mutation::ReadyWithoutBeingCounted, Some(49)),
 ];
 
 #[test]
@@ -63,10 +64,12 @@ fn every_rule_that_is_switched_off_is_noticed() {
     for mutation in Mutation::ALL {
         let (_, known) = NOTICED.iter().find(|(known, _)| *known == mutation).expect("one each");
         // Seeds that break no rule while all are kept, or it would prove nothing.
-        let noticed = [*known].into_iter().chain(1..1 + SEEDS).find_map(|seed| {
+        let by_seed = |seed: u64| {
             let violation = run(seed, mutation, false).err()?;
             run(seed, Mutation::None, false).is_ok().then_some(violation)
-        });
+        };
+        let by_script = || SCENARIOS.iter().find_map(|(_, script)| run_script(script, mutation).err());
+        let noticed = known.and_then(by_seed).or_else(by_script).or_else(|| (1..1 + SEEDS).find_map(by_seed));
         let Some(violation) = noticed else { panic!("{mutation:?} was not noticed") };
         println!("{mutation:?}: {}, seed {}", violation.rule, violation.seed);
     }

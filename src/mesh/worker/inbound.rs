@@ -25,7 +25,7 @@ pub(super) struct Inbound {
     echo: Option<Echo>,
     scan: Option<Scan>,
     /// For a comparison.
-    pub(super) digesting: Option<Digesting>,
+    pub(super) digesting: Option<Box<Digesting>>,
     /// Operations applied since the last acknowledgement.
     unacked: u64,
     ack_now: bool,
@@ -246,7 +246,8 @@ pub(super) fn on_frame<S: Storage>(
         }
         Frame::DigestAsk(ask) => {
             let can = worker.mesh.is_comparable(from.incarnation, &ask);
-            inbound.digesting = Some(if can { Digesting::new(ask) } else { Digesting::refused(ask) });
+            let digesting = if can { Digesting::new(ask) } else { Digesting::refused(ask) };
+            inbound.digesting = Some(Box::new(digesting));
             Ok(())
         }
         Frame::Refuse { .. } => Err(Ending::Close),
