@@ -52,10 +52,10 @@ const NOTICED: [(Mutation, Option<u64>); 8] = [
     (Mutation::FloorWithoutOthers, Some(1)),
     (Mutation::CollectByAge, None),
     (Mutation::FloorIgnoresViews, Some(3)),
-    (Mutation::AcceptGaps, Some(1)),
+    (Mutation::AcceptGaps, Some(7)),
     (Mutation::LaterArrivalWins, Some(1)),
     (Mutation::NoReconciliation, Some(2)),
-    (Mutation::ClosedDespiteGap, Some(7)),
+    (Mutation::ClosedDespiteGap, Some(28)),
     (Mutation::ReadyWithoutBeingCounted, Some(49)),
 ];
 
