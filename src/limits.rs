@@ -233,7 +233,7 @@ pub const DIGEST_MS: u64 = 55_000;
 /// Keys that differ are looked at again after this, in milliseconds.
 pub const DIGEST_PAUSE_MS: u64 = 2_000;
 /// What it takes to look at a record for a comparison, about, in nanoseconds ...
-pub const DIGEST_RECORD_NS: u64 = 100;
+pub const DIGEST_RECORD_NS: u64 = 300;
 /// ... and the pause between two comparisons, in such scans of everything: a node makes one for itself and one
 /// for another, which then take half a percent of a core.
 pub const DIGEST_SHARE: u64 = 400;
