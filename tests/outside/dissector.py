@@ -297,7 +297,8 @@ def plain(lab):
         back = ways.get((stream, way[::-1]), [])
         welcome = next((unit for unit in back if unit.type == "WELCOME"), None)
         if hello and welcome:
-            links.setdefault((hello.get("name"), welcome.get("name"), int(hello.get("worker"))), (units, back))
+            pair = (hello.get("name"), welcome.get("name"), int(hello.get("worker")))
+            links.setdefault(pair, []).append((int(welcome.get("applied")), units, back))
     pairs = [(x, y, w) for x in "abc" for y in "abc" if x != y for w in (0, 1)]
     assert set(pairs) <= set(links), f"links: {sorted(links)}"
     for x in "abc":
@@ -305,9 +306,11 @@ def plain(lab):
             if x == y:
                 continue
             told = collections.Counter()
-            for worker in (0, 1):
-                units, back = links[x, y, worker]
-                head, said = 0, 0
+            # On a busy machine a link may break off before it is of use, and another takes its place.
+            for worker, link in [(worker, link) for worker in (0, 1) for link in links[x, y, worker]]:
+                applied, units, back = link
+                is_last = link is links[x, y, worker][-1]
+                head, said = applied, 0
                 for unit in units:
                     if unit.type == "RESTART":
                         head = int(unit.get("base"))
@@ -318,20 +321,22 @@ def plain(lab):
                         head += len(found)
                         told.update((kind, key, value, expires != 0) for kind, key, value, expires in found)
                     elif unit.type == "MARK":
-                        assert said <= int(unit.get("seq")) <= head
-                        said = int(unit.get("seq"))
+                        seq = int(unit.get("seq"))
+                        assert said <= seq <= head, f"{x} to {y}: a mark at {seq}, behind {said}, of {head} ({applied})"
+                        said = seq
                     elif unit.type == "BEAT" and head:
                         assert x in unit.all("name") and len(unit.all("name")) <= 4, unit.all("name")
                 acks = [int(unit.get("applied")) for unit in back if unit.type == "ACK"]
-                assert said == head and max(acks, default=0) <= head, f"{x} to {y}: {said} {head} {acks[-3:]}"
+                assert said == head or not is_last, f"{x} to {y}: {said} {head}"
+                assert max(acks, default=0) <= head, f"{x} to {y}: {head} {acks[-3:]}"
                 echoes = [unit for unit in back if unit.type == "ECHO"]
-                assert bool(echoes) == (worker == 0), f"{x} to {y} worker {worker}: {len(echoes)} echoes"
+                assert bool(echoes) == (worker == 0) or not is_last, f"{x} to {y} worker {worker}: {len(echoes)} echoes"
             told = collections.Counter({op: n for op, n in told.items() if not op[1].startswith("old")})
             assert told == collections.Counter(done[x]), f"{x} told {y}: {told - collections.Counter(done[x])}"
     # What the joiners' pulls moved, by their own count.
     moved = collections.Counter()
-    for (x, y, worker), (units, back) in links.items():
-        for unit in back:
+    for (x, _, _), of_pair in links.items():
+        for unit in (unit for _, _, back in of_pair for unit in back):
             if unit.type == "RECORDS":
                 moved[x] += len(operations(unit))
     assert records["b"] >= 300 and all(moved[name] >= records[name] for name in "abc"), (moved, records)
