@@ -19,8 +19,9 @@ pub(crate) struct Spec {
     pub(crate) cores: Option<String>,
     /// As many as cores if `None`.
     pub(crate) workers: Option<usize>,
-    /// Gives way to the client, with whom it shares a core.
-    pub(crate) nice: bool,
+    /// Runs only while the client, with whom it shares a core, has nothing to do (SCHED_IDLE). The lowest priority
+    /// alone is not enough: what runs then may finish its slice of some milliseconds before the client is let in.
+    pub(crate) yields: bool,
     /// The peer port, and the address that others are told instead of it.
     pub(crate) relayed: Option<(u16, SocketAddr)>,
 }
@@ -28,9 +29,9 @@ pub(crate) struct Spec {
 /// Starts a member; it may still have to copy the data.
 pub(crate) fn start(yard: &Yard, spec: &Spec) -> io::Result<Peer> {
     let address = free_address()?;
-    let mut command = Command::new(if spec.nice { "nice".as_ref() } else { yard.node.as_os_str() });
-    if spec.nice {
-        command.args(["-n", "19"]).arg(&yard.node);
+    let mut command = Command::new(if spec.yields { "chrt".as_ref() } else { yard.node.as_os_str() });
+    if spec.yields {
+        command.args(["--idle", "0"]).arg(&yard.node);
     }
     command.args(["serve", "--log-level", "warn", "--name", spec.name]);
     command.args(["--port", &address.port().to_string()]);

@@ -130,7 +130,7 @@ fn donor_beside_copy(bench: &mut Bench) -> Done {
             name: "joiner",
             join: Some(donor.address),
             workers: Some(1),
-            nice: true,
+            yields: true,
             cores: Some(bench.yard.client_core().to_string()),
             ..Spec::default()
         };
@@ -158,7 +158,10 @@ fn donor_beside_copy(bench: &mut Bench) -> Done {
     bench.report.at_most(format!("{what}: during the copy ÷ idle"), Spread::of(ratios), 2.0);
     bench.report.tell(format!("{what}: idle, µs"), Spread::of(idle_us));
     bench.report.tell(format!("{what}: during the copy, µs"), Spread::of(copy_us));
-    bench.report.tell(format!("copy of {keys} records, the joiner niced: seconds"), Spread::of(took));
+    bench.report.tell(
+        format!("copy of {keys} records, the joiner only in the client's pauses: seconds"),
+        Spread::of(took),
+    );
     Ok(())
 }
 

@@ -11,7 +11,7 @@
 
 use super::Context;
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{DIGEST_ENTRIES_MAX, DIGEST_FRAME_ENTRIES_MAX, DIGEST_GROUPS, SCAN_RECORDS_PER_TURN};
+use crate::limits::{DIGEST_ENTRIES_MAX, DIGEST_FRAME_ENTRIES_MAX, DIGEST_GROUPS};
 use crate::peer::frame::{Digest, DigestAsk, GroupSum};
 use crate::store::{Cursor, Flow, Record, Storage};
 use parking_lot::Mutex;
@@ -143,25 +143,25 @@ impl Digesting {
         self.begun && self.cursor.is_none()
     }
 
-    /// Looks at some records more.
-    pub(super) fn turn<S: Storage>(&mut self, context: Context<'_, S>) {
+    /// Looks at some records more, in steps of so many.
+    pub(super) fn turn<S: Storage>(&mut self, context: Context<'_, S>, step: usize) {
         if !self.begun {
             self.begun = true;
             let usage = context.store.usage(context.now.wall_ms);
             self.records = usage.live_records + usage.tombstones;
-            self.steps = (self.records / SCAN_RECORDS_PER_TURN as u64 / TURNS).clamp(2, STEPS_MAX);
+            self.steps = (self.records / step as u64 / TURNS).clamp(2, STEPS_MAX);
             self.clear = context.store.clear_version().hlc;
             self.cursor = Some(context.store.cursor_start());
         }
         for _ in 0..self.steps {
-            self.step(context.store);
+            self.step(context.store, step);
         }
     }
 
-    fn step<S: Storage>(&mut self, store: &S) {
+    fn step<S: Storage>(&mut self, store: &S, records_max: usize) {
         let Some(cursor) = self.cursor else { return };
         let Digesting { ask, clear, sums, entries, listed, .. } = self;
-        let next = store.scan(cursor, Hlc::ZERO, SCAN_RECORDS_PER_TURN, &mut |record, buried| {
+        let next = store.scan(cursor, Hlc::ZERO, records_max, &mut |record, buried| {
             if record.version.hlc <= *clear {
                 return Flow::Continue;
             }
@@ -359,7 +359,7 @@ mod tests {
         };
         let mut digesting = Digesting::new(ask);
         while !digesting.is_over() {
-            digesting.turn(context);
+            digesting.turn(context, 256);
         }
         assert!(digesting.holds(context));
         let late = Context { now: Now { wall_ms: UNTIL_MS, mono_ns: 1 }, ..context };

@@ -58,6 +58,7 @@ pub struct MeshConfig {
     pub keys: Keys,
     /// Bytes of log of each worker.
     pub log_bytes: usize,
+    pub portions: Portions,
     /// An absent member is fenced after this, in milliseconds.
     pub forget_ms: u64,
     /// The least pause between two comparisons with other members, in milliseconds.
@@ -83,10 +84,37 @@ impl MeshConfig {
             seeds_expected: false,
             keys: Keys::default(),
             log_bytes: crate::limits::LOG_WORKER_BYTES_MIN,
+            portions: Portions::default(),
             forget_ms: crate::limits::FORGET_MS,
             compare_ms: crate::limits::COMPARE_MS,
             random: 1,
             mutation: Mutation::None,
+        }
+    }
+}
+
+/// How much a link and a scan take at a time. Nothing but speed depends on them, which the simulator shows by
+/// making them tiny.
+#[derive(Clone, Copy, Debug)]
+pub struct Portions {
+    /// See [`crate::limits::LINK_OUTPUT_BYTES`].
+    pub output_bytes: usize,
+    /// See [`crate::limits::OPS_FRAME_BYTES`]; of a pull's frames.
+    pub frame_bytes: usize,
+    /// See [`crate::limits::SCAN_RECORDS_PER_TURN`].
+    pub scan_records: usize,
+    /// See [`crate::limits::RANGES_OWN_MAX`].
+    pub ranges: usize,
+}
+
+impl Default for Portions {
+    fn default() -> Portions {
+        use crate::limits::{LINK_OUTPUT_BYTES, OPS_FRAME_BYTES, RANGES_OWN_MAX, SCAN_RECORDS_PER_TURN};
+        Portions {
+            output_bytes: LINK_OUTPUT_BYTES,
+            frame_bytes: OPS_FRAME_BYTES,
+            scan_records: SCAN_RECORDS_PER_TURN,
+            ranges: RANGES_OWN_MAX,
         }
     }
 }

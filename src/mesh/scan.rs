@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{OPS_FRAME_BYTES, SCAN_RECORDS_PER_TURN};
+use crate::mesh::Portions;
 use crate::peer::frame::Frame;
 use crate::peer::operation::{Kind, Operation};
 use crate::store::{Cursor, Flow, Storage};
@@ -34,6 +34,7 @@ impl Scan {
     pub(super) fn step<S: Storage>(
         &mut self,
         context: Context<'_, S>,
+        portions: Portions,
         send: &mut dyn FnMut(&Frame<'_>),
     ) -> (bool, u64) {
         if !self.begun {
@@ -45,8 +46,8 @@ impl Scan {
         let mut indices: Vec<crate::base::version::WriterIndex> = Vec::new();
         let mut bytes = Vec::new();
         let mut sent = 0;
-        self.cursor = context.store.scan(cursor, self.above, SCAN_RECORDS_PER_TURN, &mut |record, buried| {
-            if bytes.len() > OPS_FRAME_BYTES {
+        self.cursor = context.store.scan(cursor, self.above, portions.scan_records, &mut |record, buried| {
+            if bytes.len() > portions.frame_bytes {
                 return Flow::StopBefore;
             }
             let writer = record.version.writer;

@@ -15,7 +15,7 @@ use self::clock::MachineClock;
 use crate::base::version::Incarnation;
 use crate::config::{ConfigError, NodeConfig, PEER_PORT_DEFAULT};
 use crate::limits::{FORGET_MS, LOG_BYTES, LOG_WORKER_BYTES_MIN};
-use crate::mesh::{MeshConfig, Mutation};
+use crate::mesh::{MeshConfig, Mutation, Portions};
 use crate::node::extension::Extensions;
 use crate::node::{Node, Settings};
 use crate::peer::frame::MemberInfo;
@@ -206,6 +206,7 @@ impl<S: Storage> Server<S> {
             seeds_expected: !config.join.is_empty(),
             keys: Keys::new(&secrets),
             log_bytes: (LOG_BYTES / workers).max(LOG_WORKER_BYTES_MIN),
+            portions: Portions::default(),
             forget_ms: FORGET_MS,
             compare_ms: compare_ms(),
             random: random as u64,

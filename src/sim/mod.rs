@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 pub type Faults = BTreeMap<&'static str, u64>;
 
 /// Faults that a batch of runs must have seen, or it has tested nothing.
-pub const REQUIRED_FAULTS: [&str; 16] = [
+pub const REQUIRED_FAULTS: [&str; 17] = [
     "crash",
     "restart",
     "partition",
@@ -41,6 +41,7 @@ pub const REQUIRED_FAULTS: [&str; 16] = [
     "full pull",
     "partial pull",
     "comparison",
+    "tiny limits",
 ];
 
 /// Runs one seed.

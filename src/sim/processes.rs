@@ -5,8 +5,8 @@ use super::world::{Event, MS, PEER_PORT, Process, TICK_MS, World, address};
 use crate::base::clock::Now;
 use crate::base::version::{Incarnation, Version};
 use crate::config::AckLevel;
-use crate::mesh::MeshConfig;
 use crate::mesh::time::DriverClock;
+use crate::mesh::{MeshConfig, Portions};
 use crate::node::engine::Engine;
 use crate::node::extension::Extensions;
 use crate::node::metrics::ProcessFacts;
@@ -34,6 +34,9 @@ impl World {
         if skew_ms != 0 {
             self.fault("skew");
         }
+        if self.plan.portions.scan_records < Portions::default().scan_records {
+            self.fault("tiny limits");
+        }
         let random = self.random.bits();
         let bits = u128::from(self.random.bits()) << 64 | u128::from(random);
         let incarnation = Incarnation::new(self.wall_ms(skew_ms), bits);
@@ -48,6 +51,7 @@ impl World {
             seeds_expected: true,
             keys: Keys::default(),
             log_bytes: self.plan.log_bytes,
+            portions: self.plan.portions,
             forget_ms: self.plan.forget_ms,
             compare_ms: COMPARE_MS,
             random,

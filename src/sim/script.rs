@@ -15,7 +15,7 @@
 use super::check::{Violation, violation};
 use super::clients::Ask;
 use super::world::{Event, MS, Plan, World};
-use crate::mesh::Mutation;
+use crate::mesh::{Mutation, Portions};
 
 /// One line.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
         exile: None,
         workers: 2,
         log_bytes: 64 * 1024,
+        portions: Portions::default(),
         forget_ms: 3_600_000,
         skew_ms: 0,
         latency_ms: 0,

@@ -7,9 +7,9 @@ use super::network::{Conn, Cuts, End, Pipe};
 use super::script::Step;
 use crate::base::clock::Now;
 use crate::base::random::Random;
-use crate::mesh::Mutation;
 use crate::mesh::time::DriverClock;
 use crate::mesh::worker::Effect;
+use crate::mesh::{Mutation, Portions};
 use crate::node::acks::Held;
 use crate::node::engine::Engine;
 use crate::node::{Connection, Node};
@@ -39,6 +39,7 @@ pub struct Plan {
     pub chaos_ms: u64,
     pub calm_ms: u64,
     pub log_bytes: usize,
+    pub portions: Portions,
     pub forget_ms: u64,
     /// Milliseconds between two client requests, on average.
     pub request_ms: u64,
@@ -74,6 +75,7 @@ impl Plan {
             chaos_ms: random.between(4_000, 25_000) + if is_long { 70_000 } else { 0 },
             calm_ms: if is_long { 80_000 } else { 25_000 },
             log_bytes: *random.one(&[256, 1024, 64 * 1024]),
+            portions: super::faults::portions(seed),
             forget_ms: if exile.is_some() { 3_600_000 } else { *random.one(&[2_000, 10_000, 3_600_000]) },
             request_ms: random.between(5, 60),
             fault_ms: random.between(300, 3_000),

@@ -176,11 +176,13 @@ struct Chunk {
     dead: u32,
     /// Bytes that are resident whether they are used or not.
     touched: u32,
+    /// No entry in it is newer.
+    newest: Hlc,
 }
 
 impl Default for Chunk {
     fn default() -> Chunk {
-        Chunk { body: Body::Own(Box::default()), used: 0, dead: 0, touched: 0 }
+        Chunk { body: Body::Own(Box::default()), used: 0, dead: 0, touched: 0, newest: Hlc::ZERO }
     }
 }
 
@@ -295,6 +297,12 @@ impl Arena {
         }
     }
 
+    /// Whether the entry at `place` may be newer than this, told without looking at it: by its chunk.
+    #[inline]
+    pub(super) fn may_be_above(&self, place: Place, above: Hlc) -> bool {
+        self.chunks[place.chunk()].newest > above
+    }
+
     /// Bytes that the entry at `place` takes.
     pub(super) fn size_at(&self, place: Place) -> usize {
         Shape::of(self.bytes(place)).size()
@@ -303,12 +311,13 @@ impl Arena {
     /// Adds an entry at the end of the log.
     pub(super) fn append(&mut self, entry: &Entry<'_>, rooms: &Rooms) -> Place {
         let size = entry.size();
-        let (place, room) = self.reserve(size, rooms);
+        let (place, room) = self.reserve(size, entry.version.hlc, rooms);
         entry.write(room, false);
         place
     }
 
-    fn reserve(&mut self, size: usize, rooms: &Rooms) -> (Place, &mut [u8]) {
+    /// Room at the end of the log for an entry of this age.
+    fn reserve(&mut self, size: usize, hlc: Hlc, rooms: &Rooms) -> (Place, &mut [u8]) {
         let index = match self.active {
             Some(active) if self.chunks[active as usize].has_room(size) => active as usize,
             _ => {
@@ -324,6 +333,7 @@ impl Arena {
         let before = chunk.accounted();
         let start = chunk.used as usize;
         chunk.used += size as u32;
+        chunk.newest = chunk.newest.max(hlc);
         self.accounted += chunk.accounted() - before;
         self.used += size as u64;
         (Place::new(index, start), &mut chunk.bytes_mut()[start..start + size])
@@ -336,7 +346,7 @@ impl Arena {
         } else {
             (Body::Own(vec![0; size].into_boxed_slice()), 0)
         };
-        let chunk = Chunk { body, used: 0, dead: 0, touched };
+        let chunk = Chunk { body, used: 0, dead: 0, touched, newest: Hlc::ZERO };
         self.accounted += chunk.accounted();
         match self.free.pop() {
             Some(index) => {
@@ -360,6 +370,7 @@ impl Arena {
             return false;
         }
         let chunk = &mut self.chunks[place.chunk()];
+        chunk.newest = chunk.newest.max(entry.version.hlc);
         let room = &mut chunk.bytes_mut()[place.offset()..place.offset() + old];
         entry.write(room, padded);
         let gap = old - new;
@@ -456,7 +467,8 @@ impl Arena {
                 let mut moving = std::mem::take(&mut self.moving);
                 moving.clear();
                 moving.extend_from_slice(&self.bytes(from)[..size]);
-                let (to, room) = self.reserve(size, rooms);
+                let hlc = Hlc(read_u64(&moving, 0));
+                let (to, room) = self.reserve(size, hlc, rooms);
                 room.copy_from_slice(&moving);
                 moved(&moving[shape.body..shape.body + shape.key], from, to);
                 self.moving = moving;

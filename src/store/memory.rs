@@ -212,12 +212,13 @@ impl MemoryStore {
         }
     }
 
-    /// Walks over the entries that `wants` names; stripes that `skips` names are passed over whole.
+    /// Walks over the entries that `wants` names. `above`: none of those is as old as this, so that stripes
+    /// and chunks without anything newer are passed over.
     fn walk(
         &self,
         cursor: Cursor,
         records_max: usize,
-        skips: impl Fn(&Stripe) -> bool,
+        above: Option<Hlc>,
         wants: impl Fn(&Entry<'_>) -> bool,
         visit: &mut dyn FnMut(&Entry<'_>) -> Flow,
     ) -> Option<Cursor> {
@@ -239,13 +240,13 @@ impl MemoryStore {
                 if bits == 0 { reversed } else { stripe << (64 - bits) | reversed >> bits }
             };
             let guard = self.lock(&self.stripes[stripe as usize]);
-            if skips(&guard) {
+            if above.is_some_and(|above| guard.newest <= above) {
                 drop(guard);
                 looked_at += 1;
                 at = Place { position: global(u64::MAX).checked_add(1)?, skip: 0 };
                 continue;
             }
-            let last = guard.covered(local(at.position), &self.common, &mut places);
+            let last = guard.covered(local(at.position), above, &self.common, &mut places);
             looked_at += 1 + places.len();
             let mut same = Place { position: at.position, skip: 0 };
             for &(reversed, place) in &places {
@@ -406,7 +407,7 @@ impl Storage for MemoryStore {
         visit: &mut dyn FnMut(Record<'_>) -> Flow,
     ) -> Option<Cursor> {
         let wants = |entry: &Entry<'_>| entry.is_visible(now_ms);
-        self.walk(cursor, records_max, |_| false, wants, &mut |entry| visit(Self::record(entry)))
+        self.walk(cursor, records_max, None, wants, &mut |entry| visit(Self::record(entry)))
     }
 
     fn scan(
@@ -416,9 +417,9 @@ impl Storage for MemoryStore {
         records_max: usize,
         visit: &mut dyn FnMut(Record<'_>, bool) -> Flow,
     ) -> Option<Cursor> {
-        let skips = |stripe: &Stripe| stripe.newest <= above;
         let wants = |entry: &Entry<'_>| entry.version.hlc > above;
-        self.walk(cursor, records_max, skips, wants, &mut |entry| visit(Self::record(entry), entry.tombstone))
+        let visit = &mut |entry: &Entry<'_>| visit(Self::record(entry), entry.tombstone);
+        self.walk(cursor, records_max, Some(above), wants, visit)
     }
 
     fn reset(&self) {

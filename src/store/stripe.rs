@@ -411,8 +411,15 @@ impl Stripe {
     }
 
     /// The entries of the bucket that covers a position of the reversed hash order, as (reversed hash,
-    /// place) in that order, and the last position that the bucket covers.
-    pub(super) fn covered(&self, position: u64, common: &Common, places: &mut Vec<(u64, u32)>) -> u64 {
+    /// place) in that order, and the last position that the bucket covers. Entries that cannot be newer than
+    /// `above` may be left out, which saves looking at them: few in a chunk of many are new, as a rule.
+    pub(super) fn covered(
+        &self,
+        position: u64,
+        above: Option<Hlc>,
+        common: &Common,
+        places: &mut Vec<(u64, u32)>,
+    ) -> u64 {
         places.clear();
         if self.index.buckets() == 0 {
             return u64::MAX;
@@ -420,6 +427,9 @@ impl Stripe {
         let (number, last) = self.index.covering(position);
         let mut found = Vec::with_capacity(32);
         self.index.chain(number, &mut found);
+        if let Some(above) = above {
+            found.retain(|&place| self.arena.may_be_above(Place(place), above));
+        }
         for &place in &found {
             self.arena.prefetch(Place(place));
         }
@@ -447,6 +457,10 @@ impl Stripe {
         assert_eq!(self.live, entries().filter(|entry| !entry.tombstone).count() as u64);
         assert_eq!(self.tombstones, entries().filter(|entry| entry.tombstone).count() as u64);
         assert_eq!(self.expiring, entries().filter(|entry| entry.expires_at_ms != 0).count() as u64);
+        assert!(places.iter().zip(entries()).all(|(&place, entry)| {
+            entry.version.hlc == Hlc::ZERO
+                || self.arena.may_be_above(Place(place), Hlc(entry.version.hlc.0 - 1))
+        }));
         let bytes: usize = places.iter().map(|&place| self.arena.size_at(Place(place))).sum();
         assert_eq!(self.arena.live_bytes(), bytes as u64);
         assert_eq!(self.accounted, self.arena.accounted() + self.index.accounted());

@@ -6,7 +6,7 @@ use super::{Context, LinkId, MS, Role, Worker};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{
     DIGEST_ASKED_MAX, DIGEST_ENTRIES_MAX, DIGEST_GROUPS, DIGEST_MS, DIGEST_PAUSE_MS, DIGEST_RECORD_NS,
-    DIGEST_SHARE, LINK_OUTPUT_BYTES,
+    DIGEST_SHARE,
 };
 use crate::mesh::Mesh;
 use crate::mesh::compare::{Differing, Digesting, Theirs, Verdict};
@@ -71,9 +71,10 @@ impl Worker {
 
     /// Goes on with one scan that somebody has asked for.
     fn answer_comparisons<S: Storage>(&mut self, context: Context<'_, S>) {
+        let portions = self.mesh.config.portions;
         let asked = self.slots.values_mut().find_map(|slot| match &mut slot.role {
             Role::In(inbound)
-                if inbound.digesting.is_some() && slot.link.output().len() < LINK_OUTPUT_BYTES =>
+                if inbound.digesting.is_some() && slot.link.output().len() < portions.output_bytes =>
             {
                 Some((inbound, &mut slot.link))
             }
@@ -81,7 +82,7 @@ impl Worker {
         });
         let Some((inbound, link)) = asked else { return };
         let (Some(peer), Some(digesting)) = (inbound.peer(), &mut inbound.digesting) else { return };
-        digesting.turn(context);
+        digesting.turn(context, portions.scan_records);
         if digesting.is_over() {
             let is_valid = digesting.holds(context) && self.mesh.is_comparable(peer, digesting.ask());
             digesting.answer(is_valid, &mut |digest| link.send(&Frame::Digest(digest)));
@@ -161,7 +162,7 @@ impl Worker {
             let stage = Stage::Keys { all, before: Some(before) };
             return Next::Asks(Comparing { stage, ..comparing }, groups);
         }
-        comparing.ours.turn(context);
+        comparing.ours.turn(context, self.mesh.config.portions.scan_records);
         let Comparing { ours, theirs, .. } = &comparing;
         if !ours.is_over() || !theirs.is_over() {
             return Next::Goes(comparing);

@@ -4,7 +4,7 @@
 use super::apply::{BATCH, Intake};
 use super::{Context, Ending, MS, Rebirth, Worker};
 use crate::base::version::Incarnation;
-use crate::limits::{ACK_MS, ACK_OPERATIONS, LINK_OUTPUT_BYTES, RANGES_OWN_MAX};
+use crate::limits::{ACK_MS, ACK_OPERATIONS};
 use crate::mesh::compare::Digesting;
 use crate::mesh::members::Meeting;
 use crate::mesh::progress::Origin;
@@ -104,7 +104,7 @@ impl Inbound {
         context: Context<'_, S>,
     ) -> bool {
         let Some(scan) = &mut self.scan else { return false };
-        if link.output().len() >= LINK_OUTPUT_BYTES {
+        if link.output().len() >= mesh.config.portions.output_bytes {
             return false;
         }
         if !scan.has_begun() {
@@ -123,7 +123,7 @@ impl Inbound {
             drop(members);
             link.send(&Frame::PullBegin(begin));
         }
-        let (is_over, sent) = scan.step(context, &mut |frame| link.send(frame));
+        let (is_over, sent) = scan.step(context, mesh.config.portions, &mut |frame| link.send(frame));
         mesh.counters.pull_records_sent.fetch_add(sent, Ordering::Relaxed);
         if is_over {
             link.send(&Frame::PullEnd { id: scan.id });
@@ -215,7 +215,7 @@ pub(super) fn on_frame<S: Storage>(
         }
         Frame::Restart { base } => {
             let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
-            if stream.held().ranges.len() >= RANGES_OWN_MAX {
+            if stream.held().ranges.len() >= worker.mesh.config.portions.ranges {
                 return Err(Ending::Refuse(Reason::Gap, "too many gaps".to_owned()));
             }
             if worker.mesh.config.mutation == Mutation::AcceptGaps {

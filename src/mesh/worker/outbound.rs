@@ -4,7 +4,6 @@
 use super::apply::{BATCH, Intake, apply_clear};
 use super::{Context, Ending, LinkId, MS, Rebirth, Worker, cursor_for};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::LINK_OUTPUT_BYTES;
 use crate::mesh::figures::Stream;
 use crate::mesh::log::{Cursor, Log};
 use crate::mesh::members::{Meeting, PullPlan};
@@ -111,7 +110,7 @@ impl Worker {
 /// Moves what is new in the log into the link's output, as far as there is room.
 pub(super) fn stream(log: &Log, out: &mut Outbound, link: &mut Link, awaited: u64, mesh: &Mesh) {
     let Outbound { cursor: Some(cursor), figures, .. } = out else { return };
-    while link.output().len() < LINK_OUTPUT_BYTES {
+    while link.output().len() < mesh.config.portions.output_bytes {
         match log.take(cursor) {
             Ok(Some(piece)) => {
                 let ack_now = awaited >= piece.first;

@@ -4,7 +4,7 @@
 use super::outbound::{Outbound, stream};
 use super::{Effect, LinkId, MS, Role, SILENT_MS, Slot, Worker};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{CONNECT_MS, HANDSHAKE_MS, LINK_OUTPUT_BYTES};
+use crate::limits::{CONNECT_MS, HANDSHAKE_MS};
 use crate::mesh::members::{Event, Members, Rules};
 use crate::mesh::{Context, Mesh, Mutation, Rebirth};
 use crate::peer::frame::{Frame, Reason};
@@ -161,7 +161,7 @@ impl Worker {
             (!holders.is_empty()).then(|| Frame::Beat(members.beat(&mesh.progress, own, true, now_ns)));
         for slot in self.slots.values_mut() {
             let Role::Out(Outbound { cursor: Some(_), peer: Some(peer), .. }) = &slot.role else { continue };
-            if slot.link.output().len() < 2 * LINK_OUTPUT_BYTES {
+            if slot.link.output().len() < 2 * mesh.config.portions.output_bytes {
                 match farewell.as_ref().filter(|_| holders.contains(peer)) {
                     Some(farewell) => {
                         members.said_farewell(*peer, now_ns);
