@@ -18,7 +18,7 @@ use super::metrics::WorkerMetrics;
 use super::routes::Route;
 use super::{Connection, Node, State};
 use crate::base::clock::Now;
-use crate::http::answer::{CONTINUE, Framing, Persistence};
+use crate::http::answer::{Answers, CONTINUE, Framing, Persistence};
 use crate::http::error::{ErrorCode, Status};
 use crate::http::head::Body;
 use crate::http::json;
@@ -28,7 +28,7 @@ use crate::limits::{READ_SLOT_BYTES, TURN_CONNECTIONS_MAX, TURN_REQUESTS_PER_CON
 use crate::mesh::Context;
 use crate::mesh::worker::Worker as MeshWorker;
 use crate::peer::operation::Kind;
-use crate::store::{Applied, KeyHash, Marks, NewRecord, Stamp, Storage};
+use crate::store::{Applied, KeyHash, Marks, NewRecord, Record, Stamp, Storage};
 use plan::{Action, Operation, Span};
 use std::ops::Range;
 use std::sync::Arc;
@@ -102,6 +102,21 @@ pub struct Engine<S> {
     extensions: Arc<Snapshot>,
     generation: u64,
     serial: u64,
+}
+
+/// Answers with a record's value.
+#[inline]
+fn tell_value(answers: &Answers, record: &Record<'_>, framing: Framing, out: &mut Vec<u8>) {
+    if record.marks.has(Marks::VALUE_CLEAN) {
+        answers.clean_value(record.value, framing, out);
+        return;
+    }
+    let mut body = Vec::with_capacity(record.value.len() + 16);
+    json::quote(record.value, false, &mut body);
+    answers.value_head(body.len(), framing.persistence, out);
+    if !framing.head_only {
+        out.extend_from_slice(&body);
+    }
 }
 
 impl<S: Storage> Engine<S> {
@@ -316,6 +331,12 @@ impl<S: Storage> Engine<S> {
         let mut output = std::mem::take(&mut self.output);
         let mut current = usize::MAX;
         for group in operations.chunks_mut(GROUP) {
+            if group.len() > 1
+                && group.iter().all(|operation| matches!(operation.action, Action::Get | Action::Is))
+            {
+                self.look_up(group, &mut current, &mut output);
+                continue;
+            }
             self.hashes.clear();
             let keyed = |operation: &&Operation| {
                 matches!(operation.action, Action::Get | Action::Is | Action::Rm | Action::Set)
@@ -351,6 +372,33 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// Serves a group that only reads: all of it under locks that are taken once.
+    #[inline]
+    fn look_up(&mut self, group: &mut [Operation], current: &mut usize, output: &mut Vec<u8>) {
+        let Engine { node, input, scratch, turns, metrics, .. } = self;
+        let mut keys: [(KeyHash, &[u8]); GROUP] = [(KeyHash(0), &[]); GROUP];
+        for (key, operation) in keys.iter_mut().zip(&*group) {
+            *key = (operation.hash, operation.key.of(input, scratch));
+        }
+        node.store.get_many(&keys[..group.len()], self.now.wall_ms, |number, found| {
+            let operation = &mut group[number];
+            let turn = &mut turns[usize::from(operation.connection)];
+            if *current != usize::from(operation.connection) {
+                *current = usize::from(operation.connection);
+                turn.output = output.len()..output.len();
+            }
+            let (answers, framing) = (&node.answers, operation.framing);
+            operation.status = if found.is_some() { Status::Ok } else { ErrorCode::MissingRecord.status() };
+            match (found, operation.action) {
+                (Some(record), Action::Get) => tell_value(answers, &record, framing, output),
+                (Some(_), _) => answers.success(framing, output),
+                (None, _) => answers.error(ErrorCode::MissingRecord, framing, output),
+            }
+            turn.output.end = output.len();
+            metrics.commands[operation.route as usize][operation.status as usize].add(1);
+        });
+    }
+
     /// Counts the turn's requests as having taken this long each, from read to answered.
     pub fn record_duration(&self, duration_ns: u64) {
         let mut counts = [0u64; Route::COUNT];
@@ -377,16 +425,7 @@ impl<S: Storage> Engine<S> {
             Action::Get => {
                 let key = self.text(operation.key);
                 let found = node.store.get(operation.hash, key, now_ms, |record| {
-                    if record.marks.has(Marks::VALUE_CLEAN) {
-                        node.answers.clean_value(record.value, framing, out);
-                    } else {
-                        let mut body = Vec::with_capacity(record.value.len() + 16);
-                        json::quote(record.value, false, &mut body);
-                        node.answers.value_head(body.len(), framing.persistence, out);
-                        if !framing.head_only {
-                            out.extend_from_slice(&body);
-                        }
-                    }
+                    tell_value(&node.answers, &record, framing, out);
                 });
                 if found.is_some() { Status::Ok } else { fail(ErrorCode::MissingRecord, out) }
             }
@@ -476,8 +515,7 @@ impl<S: Storage> Engine<S> {
 
     #[inline]
     fn text(&self, span: Span) -> &[u8] {
-        let from: &[u8] = if span.decoded { &self.scratch } else { &self.input };
-        &from[span.start as usize..(span.start + span.length) as usize]
+        span.of(&self.input, &self.scratch)
     }
 
     /// The turn's answers to one connection.

@@ -161,18 +161,15 @@ impl Index {
         }
     }
 
-    /// Calls `each` with the places that may belong to this hash, in the first bucket of its chain.
+    /// The first place that may belong to this hash, in the first bucket of its chain.
     #[inline]
-    pub(super) fn candidates(&self, hash: u64, mut each: impl FnMut(u32)) {
+    pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
         if self.segments.is_empty() {
-            return;
+            return None;
         }
         let bucket = self.bucket(self.address(hash));
-        let mut found = matches(&bucket.tags, tag(hash));
-        while found != 0 {
-            each(bucket.places[found.trailing_zeros() as usize]);
-            found &= found - 1;
-        }
+        let found = matches(&bucket.tags, tag(hash));
+        bucket.places.get(found.trailing_zeros() as usize).copied()
     }
 
     /// The slot whose tag fits and of whose place `is_it` says yes.

@@ -10,14 +10,14 @@
 use super::arena::Entry;
 use super::cursor::{self, Place};
 use super::rooms::Rooms;
-use super::stripe::{Common, Stripe};
+use super::stripe::{Common, NOWHERE, Stripe};
 use super::writers::Writers;
 use super::{Applied, Cursor, Flow, KeyHash, NewRecord, OutOfMemory, Record, Stamp, Storage, Usage};
 use crate::base::memory::prefetch;
 use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
 use crate::limits::STRIPES_DEFAULT;
 use crossbeam::utils::CachePadded;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -37,8 +37,10 @@ const TRIM_COST: usize = 8;
 const CLEAR_COST: usize = 64;
 
 /// Keys whose memory accesses are in flight together, at most.
-const PREFETCH_MAX: usize = 32;
-const NOBODY: u8 = u8::MAX;
+const GROUP: usize = 32;
+
+/// The stripes of a group's keys, those that could be locked at once.
+type Group<'s> = [Option<RwLockReadGuard<'s, Stripe>>; GROUP];
 
 /// What a [`MemoryStore`] is told.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +74,7 @@ struct Sweep {
 /// Records in memory; see the module.
 #[derive(Debug)]
 pub struct MemoryStore {
-    stripes: Box<[CachePadded<Mutex<Stripe>>]>,
+    stripes: Box<[CachePadded<RwLock<Stripe>>]>,
     stripe_bits: u32,
     check: u32,
     common: Common,
@@ -104,9 +106,9 @@ impl MemoryStore {
             Some(seed) => ahash::RandomState::with_seeds(seed, 1, 2, 3),
             None => ahash::RandomState::new(),
         };
-        let size = (stripes * size_of::<CachePadded<Mutex<Stripe>>>()) as u64;
+        let size = (stripes * size_of::<CachePadded<RwLock<Stripe>>>()) as u64;
         Ok(MemoryStore {
-            stripes: (0..stripes).map(|_| CachePadded::new(Mutex::new(Stripe::new()))).collect(),
+            stripes: (0..stripes).map(|_| CachePadded::new(RwLock::new(Stripe::new()))).collect(),
             stripe_bits: stripes.trailing_zeros(),
             check: hasher.hash_one("cursor") as u32,
             common: Common {
@@ -126,14 +128,27 @@ impl MemoryStore {
     }
 
     #[inline]
-    fn stripe_of(&self, hash: KeyHash) -> &Mutex<Stripe> {
+    fn stripe_of(&self, hash: KeyHash) -> &RwLock<Stripe> {
         &self.stripes[(hash.0 >> STRIPE_SHIFT) as usize & (self.stripes.len() - 1)]
     }
 
-    /// Locks a stripe and brings it up to date with the last clear.
+    /// Locks a stripe for looking at it, up to date with the last clear.
     #[inline]
-    fn lock<'s>(&self, stripe: &'s Mutex<Stripe>) -> MutexGuard<'s, Stripe> {
-        let mut guard = stripe.lock();
+    fn read<'s>(&self, stripe: &'s RwLock<Stripe>) -> RwLockReadGuard<'s, Stripe> {
+        loop {
+            let guard = stripe.read();
+            if guard.clears_seen == self.clears.load(Ordering::Acquire) {
+                return guard;
+            }
+            drop(guard);
+            drop(self.lock(stripe));
+        }
+    }
+
+    /// Locks a stripe for changing it and brings it up to date with the last clear.
+    #[inline]
+    fn lock<'s>(&self, stripe: &'s RwLock<Stripe>) -> RwLockWriteGuard<'s, Stripe> {
+        let mut guard = stripe.write();
         // A clear that is published later than this is later than what happens under this lock.
         if guard.clears_seen != self.clears.load(Ordering::Acquire) {
             self.catch_up(&mut guard);
@@ -141,45 +156,31 @@ impl MemoryStore {
         guard
     }
 
-    /// Brings closer, step by step, all that lookups of these keys will go through.
+    /// Brings closer, step by step, all that lookups of these keys will go through. Returns the stripes, locked,
+    /// and for each key where its entry may be.
     ///
     /// Each step depends on the one before, and none waits: it asks for the next line of every key. The locks are
     /// held throughout, since taking one stops the processor from looking ahead, and with it the overlap. None is
-    /// waited for while others are held; what is locked just now is left to the lookup itself.
-    #[inline]
-    fn prefetch_group(&self, hashes: &[KeyHash]) {
-        for &hash in hashes {
-            prefetch(self.stripe_of(hash));
+    /// waited for while others are held; a stripe that is being written to is left to the lookup itself.
+    #[inline(always)]
+    fn bring_closer(&self, keys: usize, hash_of: impl Fn(usize) -> KeyHash) -> (Group<'_>, [u32; GROUP]) {
+        for index in 0..keys {
+            prefetch(self.stripe_of(hash_of(index)));
         }
-        let mut held: [Option<MutexGuard<'_, Stripe>>; PREFETCH_MAX] = [const { None }; PREFETCH_MAX];
-        // Whose lock serves each key: two may lie in one stripe.
-        let mut owners = [NOBODY; PREFETCH_MAX];
-        for (index, &hash) in hashes.iter().enumerate() {
-            let stripe = self.stripe_of(hash);
-            let owner = match stripe.try_lock() {
-                Some(guard) => {
-                    held[index] = Some(guard);
-                    Some(index)
-                }
-                None => (0..index).find(|&earlier| {
-                    held[earlier].is_some() && std::ptr::eq(self.stripe_of(hashes[earlier]), stripe)
-                }),
-            };
-            if let Some(owner) = owner {
-                owners[index] = owner as u8;
-            }
+        let mut held: Group<'_> = [const { None }; GROUP];
+        for (index, held) in held.iter_mut().enumerate().take(keys) {
+            *held = self.stripe_of(hash_of(index)).try_read();
         }
-        let each = |step: fn(&Stripe, u64)| {
-            for (&owner, &hash) in owners.iter().zip(hashes) {
-                if let Some(Some(stripe)) = held.get(usize::from(owner)) {
-                    step(stripe, hash.0);
-                }
-            }
+        let each = || {
+            let keys = held.iter().enumerate().take(keys);
+            keys.filter_map(|(index, stripe)| Some((index, stripe.as_ref()?, hash_of(index).0)))
         };
-        each(Stripe::prefetch_to_bucket);
-        each(Stripe::prefetch_bucket);
-        each(Stripe::prefetch_to_entry);
-        each(Stripe::prefetch_entry);
+        let mut hints = [NOWHERE; GROUP];
+        each().for_each(|(_, stripe, hash)| stripe.prefetch_to_bucket(hash));
+        each().for_each(|(_, stripe, hash)| stripe.prefetch_bucket(hash));
+        each().for_each(|(index, stripe, hash)| hints[index] = stripe.prefetch_to_entry(hash));
+        each().for_each(|(index, stripe, _)| stripe.prefetch_entry(hints[index]));
+        (held, hints)
     }
 
     #[cold]
@@ -239,7 +240,7 @@ impl MemoryStore {
             let global = |reversed: u64| {
                 if bits == 0 { reversed } else { stripe << (64 - bits) | reversed >> bits }
             };
-            let guard = self.lock(&self.stripes[stripe as usize]);
+            let guard = self.read(&self.stripes[stripe as usize]);
             if above.is_some_and(|above| guard.newest <= above) {
                 drop(guard);
                 looked_at += 1;
@@ -288,7 +289,7 @@ impl MemoryStore {
         let clears = self.clears.load(Ordering::Acquire);
         for stripe in &self.stripes {
             // One that is locked is being brought up to date by its holder.
-            if let Some(mut guard) = stripe.try_lock()
+            if let Some(mut guard) = stripe.try_write()
                 && guard.clears_seen != clears
             {
                 self.catch_up(&mut guard);
@@ -302,9 +303,9 @@ impl MemoryStore {
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let mut accounted = (self.stripes.len() * size_of::<CachePadded<Mutex<Stripe>>>()) as u64;
+        let mut accounted = (self.stripes.len() * size_of::<CachePadded<RwLock<Stripe>>>()) as u64;
         for stripe in &self.stripes {
-            let guard = stripe.lock();
+            let guard = stripe.read();
             guard.check();
             accounted += guard.accounted();
         }
@@ -320,8 +321,8 @@ impl Storage for MemoryStore {
 
     #[inline]
     fn prefetch(&self, hashes: &[KeyHash]) {
-        for group in hashes.chunks(PREFETCH_MAX) {
-            self.prefetch_group(group);
+        for group in hashes.chunks(GROUP) {
+            self.bring_closer(group.len(), |index| group[index]);
         }
     }
 
@@ -333,9 +334,43 @@ impl Storage for MemoryStore {
         now_ms: u64,
         read: impl FnOnce(Record<'_>) -> R,
     ) -> Option<R> {
-        let guard = self.lock(self.stripe_of(hash));
+        let guard = self.read(self.stripe_of(hash));
         let entry = guard.get(hash.0, key)?;
         entry.is_visible(now_ms).then(|| read(Self::record(&entry)))
+    }
+
+    #[inline]
+    fn get_many(
+        &self,
+        keys: &[(KeyHash, &[u8])],
+        now_ms: u64,
+        mut read: impl FnMut(usize, Option<Record<'_>>),
+    ) {
+        let mut next = 0;
+        while next < keys.len() {
+            let group = &keys[next..keys.len().min(next + GROUP)];
+            let (held, hints) = self.bring_closer(group.len(), |index| group[index].0);
+            let clears = self.clears.load(Ordering::Acquire);
+            let mut done = 0;
+            for (((hash, key), stripe), hint) in group.iter().zip(&held).zip(hints) {
+                let Some(stripe) = stripe.as_ref().filter(|stripe| stripe.clears_seen == clears) else {
+                    break;
+                };
+                let entry = stripe.get_hinted(hash.0, key, hint).filter(|entry| entry.is_visible(now_ms));
+                read(next + done, entry.as_ref().map(Self::record));
+                done += 1;
+            }
+            drop(held);
+            // Somebody is writing to a stripe, or a clear has come. It is not waited for while others are held, or
+            // two could wait for each other. What follows it is close already when it is asked for once more.
+            if let Some((hash, key)) = group.get(done) {
+                if self.get(*hash, key, now_ms, |record| read(next + done, Some(record))).is_none() {
+                    read(next + done, None);
+                }
+                done += 1;
+            }
+            next += done;
+        }
     }
 
     #[inline]
@@ -432,7 +467,7 @@ impl Storage for MemoryStore {
         drop(register);
         self.newest_given.store(0, Ordering::Relaxed);
         for stripe in &self.stripes {
-            let mut guard = stripe.lock();
+            let mut guard = stripe.write();
             guard.forget(&self.common);
             guard.clears_seen = count;
         }
@@ -449,7 +484,7 @@ impl Storage for MemoryStore {
     }
 
     fn size(&self, _now_ms: u64) -> u64 {
-        self.stripes.iter().map(|stripe| self.lock(stripe).live).sum()
+        self.stripes.iter().map(|stripe| self.read(stripe).live).sum()
     }
 
     fn usage(&self, _now_ms: u64) -> Usage {
@@ -460,7 +495,7 @@ impl Storage for MemoryStore {
         };
         let clears = self.clears.load(Ordering::Acquire);
         for stripe in &self.stripes {
-            let guard = stripe.lock();
+            let guard = stripe.read();
             // What has not caught up holds nothing that is visible, as a rule; a scrape does not do the work.
             if guard.clears_seen == clears {
                 usage.live_records += guard.live;
@@ -500,7 +535,7 @@ impl Storage for MemoryStore {
             if left < CLEAR_COST {
                 return true;
             }
-            let mut guard = self.stripes[sweep.cleared].lock();
+            let mut guard = self.stripes[sweep.cleared].write();
             if guard.clears_seen == self.clears.load(Ordering::Acquire) {
                 left -= 1;
             } else {

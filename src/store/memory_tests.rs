@@ -68,6 +68,21 @@ struct Coverage {
     forgotten: u64,
 }
 
+fn key_of(number: u64) -> Vec<u8> {
+    format!("key-{number}-{}", "k".repeat((number % 70) as usize)).into_bytes()
+}
+
+/// What `get_many` finds of each key.
+fn together(store: &impl Storage, keys: &[Vec<u8>], now_ms: u64) -> Vec<Option<(Vec<u8>, Version, Vec<u8>)>> {
+    let asked: Vec<(KeyHash, &[u8])> = keys.iter().map(|key| (store.hash(key), &key[..])).collect();
+    let mut found = Vec::new();
+    store.get_many(&asked, now_ms, |number, record| {
+        assert_eq!(number, found.len(), "out of order");
+        found.push(record.map(|record| (record.key.to_vec(), record.version, record.value.to_vec())));
+    });
+    found
+}
+
 fn compare(seed: u64, steps: u64, coverage: &mut Coverage) {
     let mut random = Random(seed);
     let stripes = 1 << random.below(3);
@@ -88,7 +103,7 @@ fn compare(seed: u64, steps: u64, coverage: &mut Coverage) {
         let context = || format!("seed {seed}, step {step}");
         now_ms += random.below(3);
         let number = random.below(keys);
-        let key = format!("key-{number}-{}", "k".repeat((number % 70) as usize)).into_bytes();
+        let key = key_of(number);
         let length = if long_values { random.below(3000) } else { random.below(90) };
         let value = vec![b'a' + (step % 26) as u8; length as usize];
         let given = Version {
@@ -127,6 +142,11 @@ fn compare(seed: u64, steps: u64, coverage: &mut Coverage) {
                 real.prefetch(&hashes);
                 let got = real.get(real_hash, &key, now_ms, read);
                 assert_eq!(got, oracle.get(oracle_hash, &key, now_ms, read), "{}", context());
+                // Together with others, itself again among them, also beyond a group.
+                let mut many: Vec<Vec<u8>> =
+                    (0..random.below(80)).map(|n| key_of((number + n * n) % keys)).collect();
+                many.push(key);
+                assert_eq!(together(&real, &many, now_ms), together(&oracle, &many, now_ms), "{}", context());
             }
             990..993 => {
                 let got = real.clear(stamps.0, now_ms);
@@ -212,7 +232,7 @@ fn many_keys_grow_and_shrink_the_index_and_the_chunks() {
         maintain_fully(&store, 6, Hlc(0));
         store.check();
         for stripe in &store.stripes {
-            assert!(!stripe.lock().compact(0, &store.common), "the background work leaves nothing to move");
+            assert!(!stripe.write().compact(0, &store.common), "the background work leaves nothing to move");
         }
         for n in 0..20_000 {
             let key = key(n);
@@ -404,12 +424,30 @@ fn threads_see_whole_values_and_time_never_goes_back() {
                     record.version.hlc
                 };
                 for round in 0..rounds {
-                    let key = format!("key{}", random.below(300)).into_bytes();
-                    let hash = store.hash(&key);
-                    store.prefetch(&[hash]);
-                    if let Some(hlc) = store.get(hash, &key, 5, whole) {
-                        let before = seen.insert(key, hlc).unwrap_or(Hlc::ZERO);
-                        assert!(hlc >= before, "a version went back");
+                    let keys: Vec<Vec<u8>> = (0..1 + random.below(6))
+                        .map(|_| format!("key{}", random.below(300)).into_bytes())
+                        .collect();
+                    let mut note = |key: &[u8], record: Option<Record<'_>>| {
+                        if let Some(record) = record {
+                            assert_eq!(record.key, key);
+                            let hlc = whole(record);
+                            let before = seen.insert(key.to_vec(), hlc).unwrap_or(Hlc::ZERO);
+                            assert!(hlc >= before, "a version went back");
+                        }
+                    };
+                    if round % 2 == 0 {
+                        let hash = store.hash(&keys[0]);
+                        store.prefetch(&[hash]);
+                        store.get(hash, &keys[0], 5, |record| note(&keys[0], Some(record)));
+                    } else {
+                        let asked: Vec<_> = keys.iter().map(|key| (store.hash(key), &key[..])).collect();
+                        let mut told = 0;
+                        store.get_many(&asked, 5, |number, record| {
+                            assert_eq!(number, told);
+                            told += 1;
+                            note(&keys[number], record);
+                        });
+                        assert_eq!(told, keys.len());
                     }
                     if round % 500 == 0 {
                         let mut cursor = Some(store.cursor_start());

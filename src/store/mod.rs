@@ -129,6 +129,21 @@ pub trait Storage: Send + Sync + 'static {
     fn get<R>(&self, hash: KeyHash, key: &[u8], now_ms: u64, read: impl FnOnce(Record<'_>) -> R)
     -> Option<R>;
 
+    /// Calls `read` with each key's number and its visible record, or `None`, in the order of the keys: as so many
+    /// calls of [`Storage::get`], but that their misses overlap.
+    fn get_many(
+        &self,
+        keys: &[(KeyHash, &[u8])],
+        now_ms: u64,
+        mut read: impl FnMut(usize, Option<Record<'_>>),
+    ) {
+        for (number, (hash, key)) in keys.iter().enumerate() {
+            if self.get(*hash, key, now_ms, |record| read(number, Some(record))).is_none() {
+                read(number, None);
+            }
+        }
+    }
+
     /// Whether the key has a visible record.
     fn exist(&self, hash: KeyHash, key: &[u8], now_ms: u64) -> bool {
         self.get(hash, key, now_ms, |_| ()).is_some()

@@ -16,6 +16,9 @@ const EVACUATE_PER_WRITE: usize = 8;
 /// Entries that a write may move when memory is short.
 const EVACUATE_WHEN_SHORT: usize = 2048;
 
+/// No place: of the last chunk, which a stripe never has, the last part.
+pub(super) const NOWHERE: u32 = u32::MAX;
+
 /// What all stripes of a store share.
 #[derive(Debug)]
 pub(super) struct Common {
@@ -87,9 +90,12 @@ impl Stripe {
         self.index.prefetch_segment(hash);
     }
 
+    /// Returns where the entry may be: where the first one is whose tag fits, or [`NOWHERE`].
     #[inline]
-    pub(super) fn prefetch_to_entry(&self, hash: u64) {
-        self.index.candidates(hash, |place| self.arena.prefetch_chunk(Place(place)));
+    pub(super) fn prefetch_to_entry(&self, hash: u64) -> u32 {
+        let place = self.index.candidate(hash).unwrap_or(NOWHERE);
+        self.arena.prefetch_chunk(Place(place));
+        place
     }
 
     #[inline]
@@ -98,8 +104,8 @@ impl Stripe {
     }
 
     #[inline]
-    pub(super) fn prefetch_entry(&self, hash: u64) {
-        self.index.candidates(hash, |place| self.arena.prefetch(Place(place)));
+    pub(super) fn prefetch_entry(&self, place: u32) {
+        self.arena.prefetch(Place(place));
     }
 
     #[inline]
@@ -117,6 +123,18 @@ impl Stripe {
             entry.is_some()
         });
         entry
+    }
+
+    /// The same, and as a rule it is where [`Stripe::prefetch_to_entry`] has said, under the same lock.
+    #[inline]
+    pub(super) fn get_hinted(&self, hash: u64, key: &[u8], hint: u32) -> Option<Entry<'_>> {
+        if hint != NOWHERE {
+            let entry = self.arena.entry(Place(hint));
+            if entry.key == key {
+                return Some(entry);
+            }
+        }
+        self.get(hash, key)
     }
 
     /// Takes a clear into account: what is not newer goes.

@@ -23,6 +23,14 @@ pub(super) struct Span {
     pub(super) decoded: bool,
 }
 
+impl Span {
+    #[inline]
+    pub(super) fn of<'t>(self, input: &'t [u8], scratch: &'t [u8]) -> &'t [u8] {
+        let from = if self.decoded { scratch } else { input };
+        &from[self.start as usize..(self.start + self.length) as usize]
+    }
+}
+
 /// What is to be done about one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
