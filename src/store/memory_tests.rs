@@ -72,8 +72,10 @@ fn key_of(number: u64) -> Vec<u8> {
     format!("key-{number}-{}", "k".repeat((number % 70) as usize)).into_bytes()
 }
 
+type Found = Option<(Vec<u8>, Version, Vec<u8>)>;
+
 /// What `get_many` finds of each key.
-fn together(store: &impl Storage, keys: &[Vec<u8>], now_ms: u64) -> Vec<Option<(Vec<u8>, Version, Vec<u8>)>> {
+fn together(store: &impl Storage, keys: &[Vec<u8>], now_ms: u64) -> Vec<Found> {
     let asked: Vec<(KeyHash, &[u8])> = keys.iter().map(|key| (store.hash(key), &key[..])).collect();
     let mut found = Vec::new();
     store.get_many(&asked, now_ms, |number, record| {
