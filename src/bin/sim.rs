@@ -13,8 +13,8 @@ struct Args {
     /// Replay this seed and print its trace.
     #[arg(long)]
     seed: Option<u64>,
-    /// Replay the named scenario and print its trace; without a name: list them.
-    #[arg(long)]
+    /// Replay the named scenario, or the script in a file, and print its trace; without a name: list them.
+    #[arg(long, value_name = "NAME|FILE")]
     scenario: Option<Option<String>>,
     /// Run so many seeds.
     #[arg(long, default_value_t = 1000)]
@@ -45,11 +45,17 @@ fn main() -> ExitCode {
             sim::SCENARIOS.iter().for_each(|(name, _)| println!("{name}"));
             return ExitCode::SUCCESS;
         };
-        let Some((_, script)) = sim::SCENARIOS.iter().find(|(known, _)| *known == name) else {
-            eprintln!("there is no scenario {name}");
-            return ExitCode::from(2);
+        let script = match sim::SCENARIOS.iter().find(|(known, _)| *known == name) {
+            Some((_, script)) => (*script).to_owned(),
+            None => match std::fs::read_to_string(&name) {
+                Ok(script) => script,
+                Err(error) => {
+                    eprintln!("there is no scenario {name}, and no file with a script: {error}");
+                    return ExitCode::from(2);
+                }
+            },
         };
-        return replay(sim::run_script(script, mutation));
+        return replay(sim::run_script(&script, mutation));
     }
     if let Some(seed) = args.seed {
         return replay(sim::run(seed, mutation, true));
