@@ -90,7 +90,7 @@ impl World {
         let host: usize = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(0);
         let serial =
             self.processes.values().find(|process| process.host == host).map(|process| process.serial);
-        let third: i64 = words.get(2).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) as i64;
+        let third: f64 = words.get(2).and_then(|word| word.parse().ok()).unwrap_or(0.0);
         match words[0] {
             "start" => {
                 let skew = words.iter().position(|word| *word == "skew");
@@ -126,12 +126,12 @@ impl World {
             "leave" => self.leave(serial),
             "pause" => {
                 self.checker.disturbed();
-                let until = self.now_ns + third as u64 * 1_000 * MS;
+                let until = self.now_ns + (third * 1e3) as u64 * MS;
                 self.processes.entry(serial).and_modify(|process| process.paused_until = until);
             }
             "plant" | "bury" => self.plant(serial, words.get(2).unwrap_or(&""), words.get(3).copied()),
             "jump" => {
-                self.processes.entry(serial).and_modify(|process| process.jump_ms = third);
+                self.processes.entry(serial).and_modify(|process| process.jump_ms = third as i64);
             }
             verb @ ("set" | "rm" | "clear" | "get") => {
                 let key = words.get(2).filter(|_| verb != "clear").map(|key| (*key).to_owned());
