@@ -53,7 +53,7 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 8] = [
+pub const SCENARIOS: [(&str, &str); 9] = [
     ("a copy of somebody given up", include_str!("scenarios/copy_of_somebody_given_up.txt")),
     ("stamped below the floor", include_str!("scenarios/stamped_below_the_floor.txt")),
     ("cut three and two", include_str!("scenarios/cut_three_and_two.txt")),
@@ -61,6 +61,7 @@ pub const SCENARIOS: [(&str, &str); 8] = [
     ("restart under the same name", include_str!("scenarios/restart_under_the_same_name.txt")),
     ("a name said before a change", include_str!("scenarios/a_name_said_before_a_change.txt")),
     ("a lost majority", include_str!("scenarios/a_lost_majority.txt")),
+    ("joined beside a namesake", include_str!("scenarios/joined_beside_a_namesake.txt")),
     ("the clock jumps", include_str!("scenarios/the_clock_jumps.txt")),
 ];
 
