@@ -62,6 +62,7 @@ pub const SCENARIOS: [(&str, &str); 9] = [
     ("a name said before a change", include_str!("scenarios/a_name_said_before_a_change.txt")),
     ("a lost majority", include_str!("scenarios/a_lost_majority.txt")),
     ("joined beside a namesake", include_str!("scenarios/joined_beside_a_namesake.txt")),
+    ("acknowledged below the floor", include_str!("scenarios/acknowledged_below_the_floor.txt")),
     ("the clock jumps", include_str!("scenarios/the_clock_jumps.txt")),
 ];
 
