@@ -101,6 +101,7 @@ pub struct Worker {
     view_version: u64,
     logging: bool,
     log: Log,
+    life: u64,
     slots: BTreeMap<LinkId, Slot>,
     next_link: LinkId,
     targets: BTreeMap<Incarnation, Target>,
@@ -137,6 +138,7 @@ impl Worker {
             view_version: 0,
             logging: false,
             log: Log::new(mesh.config.log_bytes),
+            life: 0,
             slots: BTreeMap::new(),
             next_link: 1,
             targets: BTreeMap::new(),
@@ -175,6 +177,12 @@ impl Worker {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.view.phase == Phase::Ready && !self.mesh.rebirth_under_way()
+    }
+
+    /// How often everything was dropped: what was written before is not here any more.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.life
     }
 
     /// The log, for figures.
@@ -220,6 +228,7 @@ impl Worker {
         for link in links {
             self.refuse(link, Reason::Leaving, "starting over");
         }
+        self.life += 1;
         self.log = Log::new(self.mesh.config.log_bytes);
         for target in std::mem::take(&mut self.targets).into_keys() {
             self.mesh.figures.close(target, self.index);

@@ -13,6 +13,9 @@ pub(super) struct Wait {
     pub(super) length: usize,
     pub(super) seq: u64,
     pub(super) wanted: Wanted,
+    pub(super) needed: u32,
+    /// The worker's when it was made; in another one nothing of it is left here.
+    pub(super) life: u64,
     pub(super) framing: Framing,
 }
 
@@ -24,31 +27,44 @@ pub struct Held {
 }
 
 impl Held {
-    /// Whether the answers may leave: every write has what it waits for, or the time is up; then those
-    /// that have not are answered with an error instead.
+    /// Whether the answers may leave: every write has what it waits for, or the time is up, or the node has
+    /// started over meanwhile; then those that have not are answered with an error instead.
     pub fn release(&mut self, mesh: &Worker, answers: &Answers, now_ns: u64, bytes: &mut Vec<u8>) -> bool {
-        self.waits.retain(|wait| !mesh.acks(wait.seq, wait.wanted).is_enough());
+        let is_lost = |wait: &Wait| wait.life != mesh.life();
+        self.waits.retain(|wait| is_lost(wait) || !mesh.acks(wait.seq, wait.wanted).is_enough());
         if self.waits.is_empty() {
             return true;
         }
-        if now_ns < self.deadline_ns {
+        if now_ns < self.deadline_ns && !self.waits.iter().any(is_lost) {
             return false;
         }
         // From behind, so that the places of those before stay true.
         for wait in self.waits.drain(..).rev() {
             let mut error = Vec::new();
-            too_few(answers, wait.framing, mesh.acks(wait.seq, wait.wanted), &mut error);
+            if is_lost(&wait) {
+                // Whoever had it by then may keep it or not: nobody here can tell.
+                let acks = Acks { have: 0, needed: wait.needed };
+                too_few(answers, wait.framing, acks, false, &mut error);
+            } else {
+                too_few(answers, wait.framing, mesh.acks(wait.seq, wait.wanted), true, &mut error);
+            }
             bytes.splice(wait.start..wait.start + wait.length, error);
         }
         true
     }
 }
 
-/// The answer to a write that is stored here, but not by as many as were asked for.
-pub(super) fn too_few(answers: &Answers, framing: Framing, acks: Acks, out: &mut Vec<u8>) -> Status {
+/// The answer to a write that is not held by as many as were asked for; `stored`: but it is here.
+pub(super) fn too_few(
+    answers: &Answers,
+    framing: Framing,
+    acks: Acks,
+    stored: bool,
+    out: &mut Vec<u8>,
+) -> Status {
     let Acks { have, needed } = acks;
     let body =
-        format!("{{\"error\":\"NOT_ENOUGH_ACKS\",\"acks\":{have},\"needed\":{needed},\"stored\":true}}");
+        format!("{{\"error\":\"NOT_ENOUGH_ACKS\",\"acks\":{have},\"needed\":{needed},\"stored\":{stored}}}");
     answers.with_body(out, Status::Unavailable.line(), framing, JSON, "", body.as_bytes());
     Status::Unavailable
 }

@@ -266,8 +266,10 @@ impl Checker {
         // The view that the worker decided by.
         let view = process.engines[worker].mesh.view();
         if view.me != write.stamp.1 {
-            // It has begun a new lifetime since.
-            return Ok(());
+            // It has begun a new lifetime since, and holds nothing of this one.
+            let is_wrong = !matches!(write.level.as_str(), "local" | "1");
+            let text = || format!("{write:?} was acknowledged by another lifetime");
+            return if is_wrong { Err(violation("D10", text())) } else { Ok(()) };
         }
         let mut holders = 0;
         // Who has been removed since may have held it, too.
@@ -573,10 +575,8 @@ impl Checker {
                         let reports: Vec<String> = members
                             .others()
                             .map(|member| {
-                                let report = member.report.as_ref();
-                                let stable = report.map_or(Hlc::ZERO, |report| report.stable);
-                                let same = report.is_some_and(|r| r.view_hash == members.view_hash());
-                                format!("{}: stable {stable:?}, same view {same}", member.info.name)
+                                let told = member.report.as_ref().map(|r| (r.stable, r.view_hash));
+                                format!("{}: stable and view {told:?}", member.info.name)
                             })
                             .collect();
                         let stable = members.stable();

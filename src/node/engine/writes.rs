@@ -26,7 +26,7 @@ impl<S: Storage> Engine<S> {
             if let Some(wanted) = wanted {
                 let acks = self.mesh.acks(0, wanted);
                 if !acks.is_enough() {
-                    return acks::too_few(&self.node.answers, operation.framing, acks, out);
+                    return acks::too_few(&self.node.answers, operation.framing, acks, true, out);
                 }
             }
             self.node.answers.success(operation.framing, out);
@@ -69,7 +69,7 @@ impl<S: Storage> Engine<S> {
             let acks = mesh.acks(seq, wanted);
             if acks.needed > mesh.view().size as u32 {
                 // There are not that many: waiting would not help.
-                return acks::too_few(&node.answers, operation.framing, acks, out);
+                return acks::too_few(&node.answers, operation.framing, acks, true, out);
             }
             if !acks.is_enough() {
                 mesh.await_acks(seq);
@@ -95,6 +95,8 @@ impl<S: Storage> Engine<S> {
             length: end - start,
             seq: operation.waits_for,
             wanted,
+            needed: self.mesh.acks(operation.waits_for, wanted).needed,
+            life: self.mesh.life(),
             framing: operation.framing,
         });
     }
