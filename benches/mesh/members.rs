@@ -19,8 +19,9 @@ pub(crate) struct Spec {
     pub(crate) cores: Option<String>,
     /// As many as cores if `None`.
     pub(crate) workers: Option<usize>,
-    /// Runs only while the client, with whom it shares a core, has nothing to do (SCHED_IDLE). The lowest priority
-    /// alone is not enough: what runs then may finish its slice of some milliseconds before the client is let in.
+    /// Stands for another machine although it shares the client's core: runs only while the client has nothing to do
+    /// (SCHED_IDLE; the lowest priority alone may finish its slice of some milliseconds first), and joins no pages to
+    /// huge ones, for which the kernel keeps a core for milliseconds whatever the priority.
     pub(crate) yields: bool,
     /// The peer port, and the address that others are told instead of it.
     pub(crate) relayed: Option<(u16, SocketAddr)>,
@@ -48,7 +49,14 @@ pub(crate) fn start(yard: &Yard, spec: &Spec) -> io::Result<Peer> {
         None => command.args(["--peer-port", "0"]),
     };
     let cores = spec.cores.clone().unwrap_or_else(|| SERVER_CORE.to_string());
-    yard.start_on(&cores, spec.name, Protocol::Http, address, command)
+    if !spec.yields {
+        return yard.start_on(&cores, spec.name, Protocol::Http, address, command);
+    }
+    // Inherited by what is started meanwhile.
+    rustix::thread::disable_transparent_huge_pages(true)?;
+    let started = yard.start_on(&cores, spec.name, Protocol::Http, address, command);
+    rustix::thread::disable_transparent_huge_pages(false)?;
+    started
 }
 
 /// A mesh of as many nodes of one worker, all on the servers' core, that see each other.
