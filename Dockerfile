@@ -48,8 +48,9 @@ ENTRYPOINT ["/meshkv-stress"]
 
 # The contract of the HTTP API, put to any server: SERVICE_URL names it.
 FROM build AS tests
-# Linked as usual: a static flag without --target would be the compiler plugins' as well.
-ENV RUSTFLAGS=
+# Linked as usual: a static flag without --target would be the compiler plugins' as well. Not optimised: they wait for
+# answers.
+ENV RUSTFLAGS= CARGO_PROFILE_DEV_OPT_LEVEL=0
 RUN cargo test --locked --no-run --test http --test edges --test whole_store
 CMD ["cargo", "test", "--locked", "--test", "http", "--test", "edges", "--test", "whole_store"]
 
