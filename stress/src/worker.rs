@@ -173,6 +173,11 @@ impl Thread<'_> {
                 }
             }
             let at_end = self.sending && now >= self.counts.end_ns;
+            if at_end {
+                // What came due in the last moment has had no chance yet.
+                self.dispatch(now);
+                self.flush(now);
+            }
             if now >= check_ns || at_end {
                 check_ns = now + CHECK_NS;
                 if self.check(now, at_end) {

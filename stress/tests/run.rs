@@ -195,6 +195,17 @@ fn the_warm_up_is_discarded() {
     }
 }
 
+/// The last one is due ten microseconds before the end, less than it takes to wake for it.
+#[test]
+fn what_comes_due_in_the_last_moment_is_sent() {
+    let fixture = serve(|_, request| Some(right(request)));
+    let arguments = ["-d", "1", "--warmup", "0", "--rate", "1000.01", "--arrival", "constant"];
+    let (code, text, report) = report(&fixture.url, &arguments);
+    // INVALID on a machine that is busy with other work.
+    assert!(matches!(code, Some(0 | 4)), "{text}");
+    assert_eq!((n(&report, "/counts/sent"), n(&report, "/counts/late")), (1001, 0), "{text}");
+}
+
 /// A server that is too slow for the rate makes responses wait and arrivals late, which is not the client's fault.
 #[test]
 fn an_open_loop_blames_a_slow_server_and_not_itself() {
