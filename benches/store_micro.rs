@@ -170,29 +170,34 @@ fn longest_of_nothing(looks: u64) -> u64 {
 
 /// How long single inserts take while the table grows.
 fn pauses(entries: u64) {
+    const RUNS: usize = 5;
     let mut histogram = hdrhistogram::Histogram::<u64>::new(3).expect("digits");
-    let mut longest = u64::MAX;
-    // What the store does, it does each time; what the machine does, it does now and then.
-    for _ in 0..3 {
-        let store = MemoryStore::new(StoreConfig::default()).expect("a power of two");
+    // What the store does at an insert it does each time, for the hash has the same seed; what the machine does
+    // meanwhile, it does now and then. So of each insert the fastest of all runs counts.
+    let mut fastest = vec![u32::MAX; entries as usize];
+    let mut longest_at_all = 0;
+    for _ in 0..RUNS {
+        let store =
+            MemoryStore::new(StoreConfig { seed: Some(1), ..Default::default() }).expect("a power of two");
         let clock = HybridClock::new();
-        let mut longest_now = 0;
-        for n in 0..entries {
+        for (n, fastest) in (0..).zip(&mut fastest) {
             let key = key(n, 16);
             let before = thread_cpu_ns();
             set(&store, &clock, &key, &[b'v'; 32]);
             let took = thread_cpu_ns() - before;
             histogram.record(took.max(1)).expect("in range");
-            longest_now = longest_now.max(took);
+            *fastest = (*fastest).min(u32::try_from(took).unwrap_or(u32::MAX));
+            longest_at_all = longest_at_all.max(took);
         }
-        longest = longest.min(longest_now);
     }
     let p999 = histogram.value_at_quantile(0.999) as f64 / 1000.0;
     row("growth pause an insert, p99.9, CPU time", format!("{p999:.1} us"), "<= 20 us", p999 <= 20.0);
-    let longest = longest as f64 / 1000.0;
+    let longest = f64::from(fastest.into_iter().max().unwrap_or(0)) / 1000.0;
     let nothing = longest_of_nothing(4 * entries) as f64 / 1000.0;
-    let shown = format!("{longest:.0} us ({nothing:.0} us of nothing)");
-    row("growth pause an insert, longest, CPU time, best of 3", shown, "<= 200 us", longest <= 200.0);
+    let at_all = longest_at_all as f64 / 1000.0;
+    let shown = format!("{longest:.0} us (once: {at_all:.0} us; of nothing: {nothing:.0} us)");
+    let name = format!("growth pause an insert, longest in each of {RUNS} runs, CPU time");
+    row(&name, shown, "<= 200 us", longest <= 200.0);
 }
 
 /// Lookups of random keys, one by one and in batches whose misses overlap; overwrites likewise.

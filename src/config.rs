@@ -376,21 +376,27 @@ impl fmt::Display for AckLevel {
 pub struct Secret(Box<[u8]>);
 
 impl Secret {
-    /// Spaces and line breaks around it do not count, so that a file may end in a line break.
+    /// Spaces and line breaks around it do not count, so that a file may end in a line break. Two lines are two
+    /// secrets: links are made with the first and accepted with either, to change from one to the other.
     ///
     /// # Errors
-    /// It is shorter or longer than [`SECRET_BYTES_MIN`] and [`SECRET_BYTES_MAX`] allow.
+    /// A line is shorter or longer than [`SECRET_BYTES_MIN`] and [`SECRET_BYTES_MAX`] allow, or there are more than two.
     pub fn new(bytes: &[u8]) -> Result<Secret, ConfigError> {
-        let bytes = bytes.trim_ascii();
-        if (SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&bytes.len()) {
-            return Ok(Secret(bytes.into()));
+        let wrong = |reason| Err(ConfigError { field: "secret", reason });
+        let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
+        if lines.len() > 2 {
+            return wrong(format!("two lines at most, a secret each; this has {}", lines.len()));
         }
-        let length = bytes.len();
-        let reason = format!(
-            "{SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes are needed, this has {length} (openssl rand \
-             -base64 32 makes a good one)"
-        );
-        Err(ConfigError { field: "secret", reason })
+        let lengths = lines.iter().map(|line| line.len());
+        let misfit = lengths.clone().find(|length| !(SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(length));
+        match misfit.or((lines.is_empty()).then_some(0)) {
+            None => Ok(Secret(lines.join(&b'\n').into())),
+            Some(length) => wrong(format!(
+                "{SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes are needed, this has {length} (openssl rand \
+                 -base64 32 makes a good one)"
+            )),
+        }
     }
 
     /// The bytes, for the handshake and nothing else.

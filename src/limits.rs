@@ -25,6 +25,9 @@ pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 pub const HEADER_FIELDS_MAX: usize = 64;
 /// Bytes of a request body, which is read and dropped; longer: 413.
 pub const BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes around those of a chunked body: sizes, line breaks, extensions, the trailer; more: 413. One chunk for each
+/// byte takes five or six.
+pub const BODY_FRAMING_BYTES_MAX: u64 = 8 * BODY_BYTES_MAX;
 /// Bytes that one connection's read may bring in one turn. An incomplete head always fits.
 pub const READ_SLOT_BYTES: usize = 32 * 1024;
 /// Connections served in one turn of a worker.

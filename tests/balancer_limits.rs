@@ -98,6 +98,16 @@ fn descriptors(pid: u32) -> BTreeSet<u64> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// Those that are there all the time: others are of checks and of clients that have just gone.
+fn lasting_descriptors(pid: u32) -> BTreeSet<u64> {
+    let mut lasting = descriptors(pid);
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(50));
+        lasting = &lasting & &descriptors(pid);
+    }
+    lasting
+}
+
 fn limit_descriptors(pid: u32, soft: u64) {
     let nofile = format!("--nofile={soft}:");
     let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &nofile]).status();
@@ -120,7 +130,7 @@ fn without_descriptors_clients_are_told_and_nobody_else_suffers() {
     let mut held: Vec<TcpStream> = (0..8).map(|_| connect(address)).collect();
     held.iter_mut().for_each(echo);
     let pid = balance.child.id();
-    let before = descriptors(pid);
+    let before = lasting_descriptors(pid);
     let lowest_free = (0..).find(|number| !before.contains(number)).expect("some number");
     // The kernel gives the lowest number that is free; from now on there is none.
     limit_descriptors(pid, lowest_free);

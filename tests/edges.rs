@@ -8,7 +8,7 @@ use support::{Answer, Client, address, own_node};
 
 const SUCCESS: &str = r#"{"success":true}"#;
 
-fn send(request: &str) -> (Answer, Client) {
+fn send(request: impl AsRef<[u8]>) -> (Answer, Client) {
     let mut client = Client::connect(address());
     client.send(request);
     (client.answer(), client)
@@ -110,6 +110,70 @@ fn bodies_of_64_kib() {
 }
 
 #[test]
+fn chunked_bodies_of_64_kib_however_many_chunks() {
+    let body = |body: &str| {
+        format!("GET /healthcheck HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+    };
+    served(&body(&("1\r\nx\r\n".repeat(12_000) + "0\r\n\r\n")));
+    served(&body(&format!("10000\r\n{}\r\n0\r\n\r\n", "x".repeat(65_536))));
+    refused(&body("10001\r\n"), 413, "BODY_TOO_LARGE");
+}
+
+#[test]
+fn a_request_whose_body_is_bad_has_one_answer() {
+    let other = Client::connect(address()).get("/is?k=bad-body");
+    assert_eq!(other.status, 404);
+    let head = "GET /set?k=bad-body&v=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let follows = "GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n";
+    for (body, status, code) in [("zz\r\n", 400, "BAD_REQUEST"), ("fffff\r\n", 413, "BODY_TOO_LARGE")] {
+        // In one piece with its head: refused, and nothing is done.
+        let (answer, mut client) = send([follows, head, body, follows].concat());
+        assert_eq!(answer.status, 200, "the request before it");
+        let answer = client.answer();
+        let json: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+        assert_eq!((answer.status, json["error"].as_str()), (status, Some(code)), "{body:?}");
+        assert_eq!(answer.header("Connection"), Some("close"));
+        assert!(client.is_closed(), "{body:?}: and no other answer");
+        assert_eq!(Client::connect(address()).get("/is?k=bad-body").status, 404, "{body:?}");
+    }
+    for body in ["zz\r\n", "fffff\r\n"] {
+        // Behind the answer: there is nothing left to say.
+        let (answer, mut client) = send(head);
+        assert_eq!(answer.body, SUCCESS);
+        client.send([body, follows].concat());
+        assert!(client.is_closed(), "{body:?}");
+    }
+    assert_eq!(Client::connect(address()).get("/rm?k=bad-body").status, 200);
+}
+
+#[test]
+fn a_head_request_that_is_refused_has_no_body() {
+    for (request, status) in [
+        ("HEAD /get?k=a HTTP/1.1\r\n\r\n", 400),
+        ("\r\nHEAD /get?k=a HTTP/2.0\r\n\r\n", 400),
+        ("HEAD /get HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n", 413),
+    ] {
+        let mut client = Client::connect(address());
+        client.send(request);
+        let answer = client.read_answer(true).expect("an answer");
+        assert_eq!(answer.status, status, "{request:?}");
+        assert_ne!(answer.header("Content-Length"), None, "that of the answer to GET");
+        assert!(client.is_closed(), "{request:?}");
+    }
+}
+
+#[test]
+fn raw_bytes_that_are_not_utf8_are_an_encoding_error() {
+    for value in [&b"caf\xe9"[..], b"\xff", b"\xed\xa0\x80"] {
+        let (answer, mut client) =
+            send([b"GET /set?k=raw&v=", value, b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat());
+        let json: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+        assert_eq!((answer.status, json["error"].as_str()), (400, Some("INVALID_ENCODING")), "{value:?}");
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
 fn a_request_may_come_one_byte_at_a_time() {
     let requests = "GET /set?k=bytewise%21&v=a+%F0%9F%98%80 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc\
         GET /get?k=bytewise! HTTP/1.1\r\nHost: x\r\n\r\n\
@@ -137,7 +201,7 @@ fn behind_connection_close_nothing_counts() {
     ] {
         let second = format!("GET /set?k={key}&v=2 HTTP/1.1\r\nHost: x\r\n\r\n");
         let (answer, mut client) =
-            send(&format!("GET /set?k={key}&v=1 HTTP/1.1\r\nHost: x\r\n{first}{second}"));
+            send(format!("GET /set?k={key}&v=1 HTTP/1.1\r\nHost: x\r\n{first}{second}"));
         assert_eq!((answer.body.as_str(), answer.header("Connection")), (SUCCESS, Some("close")), "{key}");
         assert!(client.read_answer(false).is_none(), "{key}: one answer");
         assert_eq!(Client::connect(address()).get(&format!("/get?k={key}")).body, "\"1\"", "{key}");

@@ -8,7 +8,8 @@ use meshkv::node::extension::{Extensions, Observer, Reply, RequestEvent};
 use meshkv::server::Server;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use support::Client;
+use std::time::{Duration, Instant};
+use support::{Client, Node};
 
 #[derive(Clone, Default)]
 struct Diary(Arc<Mutex<Vec<String>>>);
@@ -107,4 +108,54 @@ fn routes_can_be_added_at_run_time_and_a_panic_is_an_answer() {
     assert_eq!(client.get("/panic").status, 500);
     assert_eq!(client.get("/hello").status, 200, "the worker lives on");
     assert!(client.get("/").body.contains("\"/teapot\""));
+}
+
+#[test]
+fn a_write_that_waits_is_counted_and_told_when_its_outcome_is_known() {
+    let (extensions, diary) = (Extensions::new(), Diary::default());
+    extensions.observe(diary.clone());
+    let config = NodeConfig { peer_port: Some(0), name: "a".into(), ..config() };
+    let server = Server::start(config, extensions).expect("starts");
+    let address = server.http_address().to_string();
+    let peer = Node::start(&["--name", "b", "--peer-port", "0", "--join", &format!("http://{address}")]);
+    let mut client = Client::connect(&address);
+    assert_eq!(client.get("/set?k=a&v=1&w=2").status, 200);
+    peer.signal("STOP");
+    // Until all its threads have stopped it may still acknowledge.
+    let has_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat")).expect("it lives");
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    };
+    let threads = format!("/proc/{}/task", peer.child.id());
+    while !std::fs::read_dir(&threads).expect("it lives").all(has_stopped) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let begun = Instant::now();
+    // What comes behind it is answered after it, but is known at once.
+    client.send("GET /rm?k=a&w=2 HTTP/1.1\r\nHost: x\r\n\r\nGET /is?k=b HTTP/1.1\r\nHost: x\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(500));
+    let early = diary.0.lock().expect("whole").clone();
+    assert!(begun.elapsed() < Duration::from_millis(900), "too late to tell: {:?}", begun.elapsed());
+    assert!(early.iter().any(|line| line.starts_with("complete") && line.ends_with("/is 404")), "{early:#?}");
+    assert!(!early.iter().any(|line| line.starts_with("complete") && line.contains("/rm")), "{early:#?}");
+    assert_eq!((client.answer().status, client.answer().status), (503, 404));
+    let page = client.get("/metrics").body;
+    let value = |name: &str| {
+        let line =
+            page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {page}"));
+        line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).expect("a number")
+    };
+    let count = |route: &str, status: &str| {
+        let line = format!("meshkv_commands_total{{command=\"{route}\",status=\"{status}\"}}");
+        if page.contains(&line) { value(&line) } else { 0.0 }
+    };
+    assert_eq!((count("set", "200"), count("set", "503")), (1.0, 0.0));
+    assert_eq!((count("rm", "200"), count("rm", "503")), (0.0, 1.0));
+    assert!(value("meshkv_command_duration_seconds_sum{command=\"rm\"}") >= 0.9, "{page}");
+    let lines = diary.0.lock().expect("whole").clone();
+    let told: Vec<_> = lines.iter().filter(|line| line.contains(" /rm")).map(String::as_str).collect();
+    let serial = told[0].split(' ').nth(1).expect("a serial");
+    let expected =
+        [format!("start {serial} /rm"), format!("complete {serial} /rm 503"), format!("end {serial} /rm")];
+    assert_eq!(told, expected, "{lines:#?}");
 }

@@ -248,6 +248,21 @@ fn connections_persist_by_the_rules_of_their_version() {
 }
 
 #[test]
+fn a_listing_for_http_1_0_ends_with_the_connection_unless_it_is_a_page() {
+    for (query, page) in [("prefix=limit=", false), ("%6Cimit=5&prefix=limit=", true)] {
+        let mut client = Client::connect(address());
+        let request = format!("GET /getKeys?{query} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        let answer = client.request(&request);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "[]"), "{query}");
+        assert_eq!(answer.header("Content-Length").is_some(), page, "{query}");
+        match page {
+            true => assert_eq!(client.get("/healthcheck").status, 200, "{query}"),
+            false => assert!(client.is_closed(), "{query}"),
+        }
+    }
+}
+
+#[test]
 fn only_get_changes_data_and_head_reads() {
     let mut client = Client::connect(address());
     for method in ["POST", "PUT", "DELETE", "PATCH", "HEAD"] {

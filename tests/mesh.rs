@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{Node, get};
 
@@ -263,7 +264,24 @@ fn strangers_on_the_peer_port_do_no_harm() {
     half_open[2].set_read_timeout(Some(SOON)).expect("set");
     half_open[2].read_exact(&mut answer).expect("an answer");
     assert_eq!((&answer[..6], answer[9]), (&b"meshkv"[..], 1));
+    // More that say nothing at all than are kept: 256 a worker.
+    half_open.clear();
+    half_open.extend((0..620).map(|_| TcpStream::connect(&peer).expect("connected")));
+    let full = "meshkv_peer_refusals_total{reason=\"full\"}";
+    until("some are turned away", || metric(&a, full) > 0.0);
+    assert_eq!(body(&b, "/set?k=k&v=2"), "{\"success\":true}");
+    assert_eq!(body(&a, "/get?k=k"), "\"2\"");
+    // The others are within seconds.
+    for stream in &mut half_open {
+        stream.set_read_timeout(Some(SOON)).expect("set");
+        let ended = std::io::copy(stream, &mut std::io::sink());
+        assert!(ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+    }
     assert_eq!(status(&a)["mesh"]["size"], 2);
+    let log = a.log.lock().expect("a log").clone();
+    for what in ["what came is not the peer protocol", "speaks versions", "not a frame", "refused: full"] {
+        assert_eq!(log.matches(what).count(), 1, "{what}, once a minute: {log}");
+    }
 }
 
 #[test]
@@ -277,24 +295,36 @@ fn a_secret_keeps_others_out_and_encrypts() {
     };
     let right = secret("right", "0123456789abcdef0123456789abcdef0123456789a=");
     let wrong = secret("wrong", "ffffffffffffffff0123456789abcdef0123456789a=");
-    let start = |name: &str, join: Option<&Node>, secret: &str| {
+    let start = |name: &str, join: Option<&Node>, secret: &str, until: &str| {
         let url = join.map_or_else(String::new, |node| format!("http://{}", node.address));
         let mut arguments = vec!["--name", name, "--peer-port", "0", "--secret-file", secret];
         if join.is_some() {
             arguments.extend(["--join", &url]);
         }
-        Node::start(&arguments)
+        Node::start_until(Command::new(env!("CARGO_BIN_EXE_meshkv")), &arguments, until)
     };
-    let a = start("a", None, &right);
-    let b = start("b", Some(&a), &right);
+    let a = start("a", None, &right, "ready");
+    let b = start("b", Some(&a), &right, "ready");
     assert_eq!(body(&a, "/set?k=k&v=1"), "{\"success\":true}");
     assert_eq!(body(&b, "/get?k=k"), "\"1\"");
-    // It cannot join, and so it begins by itself.
-    let c = start("c", Some(&a), &wrong);
-    assert_eq!(get(&c.address, "/get?k=k").status, 404);
+    // What it has to say of joining comes before the last line of starting up.
+    let log = b.log.lock().expect("a log").clone();
+    let place = |line: &str| log.find(line).unwrap_or_else(|| panic!("no {line:?} in {log}"));
+    assert!(place("mesh   ready, 2 members\n") < place("\nready\n"), "{log}");
+    // There is a mesh, so it does not begin another; it says why it waits, and serves nothing.
+    let mut c = start("c", Some(&a), &wrong, "waiting for one");
+    assert_eq!(get(&c.address, "/set?k=k&v=2").status, 503);
     assert_eq!(status(&a)["mesh"]["size"], 2);
-    until("counted", || metric(&a, "meshkv_peer_link_errors_total{kind=\"secret\"}") > 0.0);
-    for log in [&a.log, &b.log, &c.log] {
+    until("counted", || metric(&a, "meshkv_peer_link_errors_total{kind=\"secret\"}") > 2.0);
+    let complaints = a.log.lock().expect("a log").matches("closed").count();
+    assert_eq!(complaints, 1, "several times a second is too often");
+    let logs = [&a, &b, &c].map(|node| std::sync::Arc::clone(&node.log));
+    // When there is nobody to join any more, it begins.
+    drop((a, b));
+    until("it has begun", || get(&c.address, "/set?k=k&v=2").status == 200);
+    c.signal("TERM");
+    c.wait(SOON);
+    for log in logs {
         let log = log.lock().expect("a log");
         assert!(!log.contains("0123456789abcdef"), "the secret is in the log: {log}");
     }
@@ -373,4 +403,25 @@ fn a_clock_that_jumps_by_an_hour_is_not_followed() {
         assert_eq!(body(&c, "/get?k=k"), format!("\"a{round}\""));
     }
     assert_eq!(get(&c.address, "/healthcheck").status, 200);
+}
+
+#[test]
+fn a_node_that_cannot_take_what_others_have_accepted_is_not_healthy() {
+    let roomy = Node::start(&["--name", "roomy", "--peer-port", "0", "--max-memory", "64M"]);
+    let url = format!("http://{}", roomy.address);
+    let small = Node::start(&["--name", "small", "--peer-port", "0", "--join", &url, "--max-memory", "1M"]);
+    let is_healthy = || get(&small.address, "/healthcheck").status == 200;
+    assert!(is_healthy());
+    let mut client = support::Client::connect(&roomy.address);
+    let value = "v".repeat(200);
+    for n in 0..10_000 {
+        assert_eq!(client.get(&format!("/set?k=key{n}&v={value}&w=local")).status, 200);
+    }
+    until("it says so", || get(&small.address, "/healthcheck").body.contains("\"reason\":\"memory\""));
+    assert!(small.log.lock().expect("a log").contains("refused: memory"));
+    // What it takes itself goes on; with room it catches up, and is healthy again.
+    assert_eq!(body(&small, "/clear"), "{\"success\":true}");
+    assert_eq!(body(&roomy, "/set?k=k&v=1"), "{\"success\":true}");
+    until("it holds what the other has accepted", || body(&small, "/get?k=k") == "\"1\"");
+    until("it is healthy", is_healthy);
 }

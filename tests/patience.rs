@@ -77,3 +77,34 @@ fn a_request_that_dribbles_in_is_refused_however_steady() {
     dribble.join().expect("joined");
     assert_eq!(idle.get("/healthcheck").status, 200, "another connection is not judged by it");
 }
+
+#[test]
+fn a_client_whose_reads_always_end_within_a_request_is_not_slow() {
+    let (_server, address) = start(60_000, 1_500);
+    let mut client = Client::connect(&address);
+    let begun = Instant::now();
+    let (first, second) = ("GET /healthcheck HT", "TP/1.1\r\nHost: x\r\n\r\n");
+    client.send(first);
+    // Longer than the time of a head, a look once a second, and a tick.
+    while begun.elapsed() < Duration::from_secs(4) {
+        std::thread::sleep(Duration::from_millis(200));
+        client.send([second, first].concat());
+        assert_eq!(client.answer().status, 200, "after {:?}", begun.elapsed());
+    }
+    let last = Instant::now();
+    assert_eq!(client.answer().status, 408, "this one is");
+    within(last, 1_500);
+}
+
+#[test]
+fn a_body_that_does_not_come_brings_no_second_answer() {
+    let (_server, address) = start(60_000, 1_500);
+    for (field, part) in [("Content-Length: 5", "abc"), ("Transfer-Encoding: chunked", "5\r\nabc")] {
+        let mut client = Client::connect(&address);
+        let begun = Instant::now();
+        client.send(format!("GET /healthcheck HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n{part}"));
+        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.read_answer(false), None, "{field}");
+        within(begun, 1_500);
+    }
+}

@@ -23,7 +23,7 @@ fn feed(bytes: &[u8], repeating: bool, mut cut: impl FnMut() -> usize) -> Vec<St
                 Event::Request(head) => {
                     seen.push(format!("{:?} {:?} {:?}", head.path, head.query, head.keep_alive))
                 }
-                Event::Refuse(code) => {
+                Event::Refuse(code) | Event::BadBody(code) => {
                     // Which of two faults is seen first may depend on how much has come.
                     let _ = code;
                     seen.push("refused".to_owned());

@@ -3,6 +3,7 @@
 use super::core::pick::Routes;
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -124,6 +125,9 @@ pub(super) struct Shared {
     keeper: Mutex<Option<Arc<mio::Waker>>>,
     pub(super) max_connections: usize,
     pub(super) totals: Totals,
+    /// Given up for a moment when there are no descriptors left, to turn a client away. One for all workers: two that
+    /// were free at once could become a client and its backend, and nobody else would be told.
+    pub(super) reserve: Mutex<Option<File>>,
     /// What the balancer's owner names, and whether it has changed.
     pub(super) given: Mutex<Vec<super::Member>>,
     pub(super) look: AtomicBool,
@@ -146,6 +150,7 @@ impl Shared {
             keeper: Mutex::new(None),
             max_connections,
             totals: Totals::default(),
+            reserve: Mutex::new(reserve()),
             given: Mutex::new(given),
             look: AtomicBool::new(false),
             members: Mutex::new(Vec::new()),
@@ -222,6 +227,11 @@ impl Shared {
             let _ = waker.wake();
         }
     }
+}
+
+/// A descriptor and nothing else.
+pub(super) fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// No descriptors or no memory: nobody else's fault.

@@ -62,7 +62,7 @@ pub struct WriterIndex(pub u8);
 /// What decides between two writes of one key: the greater [`Hlc`], then the greater incarnation.
 ///
 /// Not `Ord`: the tie-break needs the store's table of writers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     pub hlc: Hlc,
     pub writer: WriterIndex,

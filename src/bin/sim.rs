@@ -4,8 +4,12 @@
 use clap::Parser;
 use meshkv::mesh::Mutation;
 use meshkv::sim;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
+
+/// A soak says how far it is after so many seeds.
+const PROGRESS: u64 = 1_000;
 
 /// Whole meshes on virtual time, with faults; see ARCHITECTURE.md.
 #[derive(Parser)]
@@ -74,11 +78,16 @@ fn main() -> ExitCode {
             }
             Err(violation) => {
                 violations += 1;
-                println!("{violation}");
+                say(&violation.to_string());
                 if !args.keep_going {
                     return ExitCode::FAILURE;
                 }
             }
+        }
+        let done = seed + 1 - args.first;
+        if done.is_multiple_of(PROGRESS) && done < args.runs {
+            let rate = done as f64 / started.elapsed().as_secs_f64();
+            say(&format!("{done} seeds, {rate:.0} a second, {violations} violations"));
         }
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -89,6 +98,13 @@ fn main() -> ExitCode {
         args.runs as f64 / seconds
     );
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A line that is there at once, also in a file: a soak may be stopped before its end.
+fn say(line: &str) {
+    println!("{line}");
+    // A reader that has gone needs none.
+    let _ = std::io::stdout().flush();
 }
 
 fn replay(result: Result<sim::Outcome, Box<sim::Violation>>) -> ExitCode {

@@ -25,7 +25,7 @@ pub(super) trait Running: Send + Sync + 'static {
     fn announce_leave(&self);
     /// Where peers reach it.
     fn peer_address(&self) -> SocketAddr;
-    /// Holds what the mesh holds.
+    /// Holds what the mesh holds, and has said how it came to that.
     fn is_ready(&self) -> bool;
     /// Members of its mesh, itself included.
     fn members(&self) -> usize;
@@ -53,7 +53,7 @@ impl Running for Server {
     }
 
     fn is_ready(&self) -> bool {
-        self.node().state() == State::Ready
+        self.node().state() == State::Ready && !self.node().mesh.has_notes()
     }
 
     fn members(&self) -> usize {
@@ -106,10 +106,13 @@ fn supervise<N: Running>(
     let started = Arc::clone(node.get_or_init(|| Arc::new(started)));
     announce_start(config, started.http_address(), started.peer_address());
     warn_of(resolved);
-    while !started.is_ready() && !started.is_stopping() {
+    let is_ready = loop {
+        if started.is_stopping() || started.is_ready() {
+            break !started.is_stopping();
+        }
         std::thread::sleep(Duration::from_millis(10));
-    }
-    if started.is_ready() {
+    };
+    if is_ready {
         if !config.join.is_empty() {
             let (members, records, seconds) =
                 (started.members(), started.records(), begun.elapsed().as_secs_f64());

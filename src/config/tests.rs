@@ -209,7 +209,11 @@ fn a_secret_shows_nothing_and_compares_by_content() {
     assert_ne!(secret, Secret::new(b"0123456789abcdef0123456789abcdef0").expect("long enough"));
     let config = NodeConfig { secret: Some(secret), ..NodeConfig::default() };
     assert!(!format!("{config:?} {config:#?}").contains("0123456789"));
-    for bad in [&b""[..], b"   \n", b"0123456789abcdef0123456789abcde", &[b'x'; 4097]] {
+    let two = b"0123456789abcdef0123456789abcdef\n\n 0123456789abcdef0123456789abcdeX \n";
+    let two = Secret::new(two).expect("two for a change");
+    assert_eq!(two.expose(), b"0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdeX");
+    let (short, three) = (b"abc\n0123456789abcdef0123456789abcdef0123", [&[b'x'; 32][..]; 3].join(&b'\n'));
+    for bad in [&b""[..], b"   \n", b"0123456789abcdef0123456789abcde", &[b'x'; 4097], short, &three] {
         let error = Secret::new(bad).expect_err("refused");
         assert!(!error.reason.contains("0123456789"), "{error}");
     }

@@ -17,6 +17,7 @@ pub enum ErrorCode {
     KeyEncoding,
     ValueEncoding,
     OptionEncoding,
+    TargetEncoding,
     BadTtl,
     BadAcks,
     BadLimit,
@@ -45,7 +46,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [ErrorCode; 35] = {
+    pub const ALL: [ErrorCode; 36] = {
         use ErrorCode::*;
         [
             MissingKeyParam,
@@ -59,6 +60,7 @@ impl ErrorCode {
             KeyEncoding,
             ValueEncoding,
             OptionEncoding,
+            TargetEncoding,
             BadTtl,
             BadAcks,
             BadLimit,
@@ -102,6 +104,9 @@ impl ErrorCode {
             KeyEncoding => (Status::BadRequest, "INVALID_ENCODING", "k is not UTF-8"),
             ValueEncoding => (Status::BadRequest, "INVALID_ENCODING", "v is not UTF-8"),
             OptionEncoding => (Status::BadRequest, "INVALID_ENCODING", "an option is not UTF-8"),
+            TargetEncoding => {
+                (Status::BadRequest, "INVALID_ENCODING", "raw bytes in the request target that are not UTF-8")
+            }
             BadTtl => (
                 Status::BadRequest,
                 "INVALID_PARAM",

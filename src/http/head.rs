@@ -75,7 +75,10 @@ pub fn parse(input: &[u8]) -> Result<Head<'_>, HeadError> {
         Err(_) => {
             // Whoever sends a line that is too long should hear that, whatever else is wrong with it.
             within_limits(input)?;
-            return Err(HeadError::Refused(ErrorCode::BadRequest));
+            return Err(HeadError::Refused(match has_target_of_other_encoding(input) {
+                true => ErrorCode::TargetEncoding,
+                false => ErrorCode::BadRequest,
+            }));
         }
     };
     if bytes > REQUEST_LINE_BYTES_MAX {
@@ -235,6 +238,17 @@ fn within_limits(input: &[u8]) -> Result<(), HeadError> {
     }
 }
 
+/// Whether all that can be wrong with the request line so far is that its target is not UTF-8.
+fn has_target_of_other_encoding(input: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let line = input.trim_ascii_start();
+    let method = line.iter().take_while(|byte| is_token(byte)).count();
+    let Some(target) = line[method..].strip_prefix(b" ").filter(|_| method > 0) else { return false };
+    // Another control character than this space would be wrong in any encoding.
+    let length = target.iter().position(|byte| *byte <= b' ' || *byte == 0x7f);
+    length.is_some_and(|at| target[at] == b' ' && std::str::from_utf8(&target[..at]).is_err())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,5 +357,19 @@ mod tests {
     fn raw_utf8_in_the_target_is_taken_as_it_is() {
         let head = parse("GET /get?k=ключ HTTP/1.1\r\nHost: x\r\n\r\n".as_bytes()).expect("complete");
         assert_eq!(head.query, "k=ключ".as_bytes());
+    }
+
+    #[test]
+    fn raw_bytes_of_another_encoding_are_told_from_what_is_no_request() {
+        for target in [&b"/get?k=\xff"[..], b"/get?k=caf\xe9&x", b"/\xd0", b"/\xed\xa0\x80"] {
+            let line = [b"GET ", target, b" "].concat();
+            assert_eq!(refused(&line), ErrorCode::TargetEncoding);
+            let input = [b"\r\n", &line[..], b"HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
+            assert_eq!(refused(&input), ErrorCode::TargetEncoding);
+            assert_eq!(parse(&line[..line.len() - 1]), Err(HeadError::Incomplete), "more of it may come");
+        }
+        for input in [&b"\x16\x03\x01\x02\0\x01\xff "[..], b" /\xff ", b"G\xff /\xff ", b"GET /\x01\xff "] {
+            assert_eq!(refused(input), ErrorCode::BadRequest, "{input:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use super::error::ErrorCode;
 use super::head::{self, Body, Head, HeadError};
 use super::plain::Plain;
 use super::repeat::Repeat;
-use crate::limits::BODY_BYTES_MAX;
+use crate::limits::{BODY_BYTES_MAX, BODY_FRAMING_BYTES_MAX};
 use memchr::memchr;
 
 /// What the next bytes of a connection turned out to be.
@@ -15,6 +15,9 @@ pub enum Event<'i> {
     Request(Head<'i>),
     /// Answer with this, read no further, close.
     Refuse(ErrorCode),
+    /// The body of the last request is one that cannot be read. If that is not answered yet, answer it with
+    /// this instead, else say nothing: a second answer would pass for that to another request. Close.
+    BadBody(ErrorCode),
     /// Nothing more can be done until more bytes have come.
     NeedMore,
 }
@@ -52,8 +55,10 @@ enum Chunk {
 #[derive(Debug, Default)]
 pub struct Session {
     state: State,
-    /// Bytes of a chunked body read so far, framing included: bounded like any other body.
-    chunked_bytes: u32,
+    /// Bytes of a chunked body announced so far: bounded like any other body.
+    data_bytes: u32,
+    /// Bytes around them so far.
+    framing_bytes: u32,
     /// Bytes of an incomplete head already known to hold no line break worth looking at.
     scanned: u32,
 }
@@ -68,6 +73,12 @@ impl Session {
     #[must_use]
     pub fn between_requests(&self) -> bool {
         self.state == State::Head && self.scanned == 0
+    }
+
+    /// True within the body of a request that was found: what is still to come belongs to no other.
+    #[must_use]
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::Chunk(_))
     }
 
     /// True behind the last request of the connection.
@@ -130,14 +141,20 @@ impl Session {
                         _ => 1,
                     };
                     *at += taken;
-                    self.chunked_bytes += taken as u32;
-                    match chunk.step(byte, taken) {
-                        Ok(Some(_)) if u64::from(self.chunked_bytes) > BODY_BYTES_MAX => {
-                            return self.refuse(ErrorCode::BodyTooLarge);
+                    let next = chunk.step(byte, taken);
+                    if !matches!(chunk, Chunk::Data { .. }) {
+                        self.framing_bytes += 1;
+                        if let Ok(Some(Chunk::Data { left })) = next {
+                            self.data_bytes += left as u32;
                         }
+                    }
+                    let too_large = u64::from(self.data_bytes) > BODY_BYTES_MAX
+                        || u64::from(self.framing_bytes) > BODY_FRAMING_BYTES_MAX;
+                    match next {
+                        Ok(Some(_)) if too_large => return self.bad_body(ErrorCode::BodyTooLarge),
                         Ok(Some(next)) => self.state = State::Chunk(next),
                         Ok(None) => self.become_head(),
-                        Err(code) => return self.refuse(code),
+                        Err(code) => return self.bad_body(code),
                     }
                 }
                 State::Over => {
@@ -173,7 +190,7 @@ impl Session {
                     Body::None => {}
                     Body::Length(left) => self.state = State::Length(left),
                     Body::Chunked => {
-                        self.chunked_bytes = 0;
+                        (self.data_bytes, self.framing_bytes) = (0, 0);
                         self.state = State::Chunk(Chunk::Size { size: 0, digits: false });
                     }
                 }
@@ -198,6 +215,11 @@ impl Session {
     fn refuse<'i>(&mut self, code: ErrorCode) -> Event<'i> {
         self.end();
         Event::Refuse(code)
+    }
+
+    fn bad_body<'i>(&mut self, code: ErrorCode) -> Event<'i> {
+        self.end();
+        Event::BadBody(code)
     }
 }
 

@@ -8,6 +8,7 @@ use super::*;
 enum Seen {
     Request { path: String, query: String, keep_alive: bool },
     Refused(ErrorCode),
+    BadBody(ErrorCode),
 }
 
 /// Feeds the pieces as a driver does and collects what comes out.
@@ -26,6 +27,7 @@ fn feed<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Seen>, Session) 
                     keep_alive: head.keep_alive,
                 }),
                 Event::Refuse(code) => seen.push(Seen::Refused(code)),
+                Event::BadBody(code) => seen.push(Seen::BadBody(code)),
                 Event::NeedMore => break,
             }
         }
@@ -58,15 +60,15 @@ fn corpus() -> Vec<(&'static str, Vec<Seen>)> {
         ),
         (
             "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz",
-            vec![get("/a", ""), Seen::Refused(ErrorCode::BadRequest)],
+            vec![get("/a", ""), Seen::BadBody(ErrorCode::BadRequest)],
         ),
         (
             "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n",
-            vec![get("/a", ""), Seen::Refused(ErrorCode::BadRequest)],
+            vec![get("/a", ""), Seen::BadBody(ErrorCode::BadRequest)],
         ),
         (
             "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\n",
-            vec![get("/a", ""), Seen::Refused(ErrorCode::BodyTooLarge)],
+            vec![get("/a", ""), Seen::BadBody(ErrorCode::BodyTooLarge)],
         ),
         ("GET /a HTTP/1.0\r\n\r\nGET /b HTTP/1.0\r\n\r\n", vec![last("/a")]),
         ("GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /b", vec![last("/a")]),
@@ -97,14 +99,35 @@ fn every_split_point_of_the_corpus_gives_the_same_requests() {
 }
 
 #[test]
-fn a_chunked_body_is_bounded_like_any_other() {
-    let mut text = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
-    for _ in 0..20_000 {
-        text.extend_from_slice(b"1\r\nx\r\n");
-    }
-    let (seen, session) = feed(text.chunks(1000));
-    assert_eq!(seen.last(), Some(&Seen::Refused(ErrorCode::BodyTooLarge)));
-    assert!(session.is_over());
+fn a_chunked_body_is_bounded_like_any_other_and_what_stands_around_it_apart() {
+    let head = "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let next = "0\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n";
+    let most = BODY_BYTES_MAX as usize;
+    let one = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
+    let long = format!("1;{}\r\nx\r\n", "y".repeat(1000));
+    let fits = |body: &str| {
+        let text = [head, body, next].concat();
+        for piece in [1, 7, 1000, text.len()] {
+            let (seen, session) = feed(text.as_bytes().chunks(piece));
+            let fits = seen == [get("/a", ""), get("/b", "")];
+            if !fits {
+                assert_eq!(seen, [get("/a", ""), Seen::BadBody(ErrorCode::BodyTooLarge)]);
+            }
+            assert_eq!(session.is_over(), !fits, "in pieces of {piece}");
+            if piece == text.len() {
+                return fits;
+            }
+        }
+        false
+    };
+    assert!(fits(&one(1).repeat(12_000)));
+    assert!(fits(&one(1).repeat(most)));
+    assert!(!fits(&one(1).repeat(most + 1)));
+    assert!(fits(&one(most)));
+    assert!(!fits(&one(most + 1)));
+    assert!(!fits(&[one(most), one(1)].concat()));
+    assert!(fits(&long.repeat(500)));
+    assert!(!fits(&long.repeat(530)));
 }
 
 #[test]

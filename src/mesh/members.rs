@@ -11,6 +11,9 @@ mod member;
 mod names;
 mod phase;
 mod pull;
+mod seeds;
+#[cfg(test)]
+mod tests;
 
 use super::figures::RoundTrips;
 use super::progress::Progress;
@@ -29,8 +32,6 @@ pub(super) const MS: u64 = 1_000_000;
 const LATE_TICK_MS: u64 = 1_000;
 /// A refusal counts only if nothing was heard for this long: beats are stronger evidence.
 const REFUSED_AFTER_MS: u64 = 1_000;
-/// Addresses from discovery that are tried.
-const SEEDS_MAX: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -188,32 +189,6 @@ impl Members {
             return Some("removed");
         }
         self.members.get(&incarnation).is_some_and(|member| member.fenced).then_some("fenced")
-    }
-
-    pub(super) fn discovered(&mut self, addresses: &[SocketAddr]) {
-        for address in addresses {
-            if self.seeds.len() < SEEDS_MAX && !self.seeds.contains(address) {
-                self.seeds.push(*address);
-            }
-        }
-    }
-
-    pub(super) fn seeds(&self) -> Vec<SocketAddr> {
-        self.seeds.clone()
-    }
-
-    /// Seeds that are neither known members nor ourselves.
-    pub(super) fn unmet_seeds(&self) -> Vec<SocketAddr> {
-        let known = |address: &&SocketAddr| {
-            self.selves.contains(address) || self.members.values().any(|m| m.info.address == **address)
-        };
-        self.seeds.iter().filter(|address| !known(address)).copied().collect()
-    }
-
-    pub(super) fn found_self(&mut self, address: SocketAddr) {
-        if self.selves.len() < SEEDS_MAX {
-            self.selves.insert(address);
-        }
     }
 
     /// How our lineage and theirs go together.
@@ -374,12 +349,14 @@ impl Members {
         let Some(member) = self.members.get_mut(&from) else { return };
         member.heard_ns = Some(now_ns);
         member.refused = false;
+        let address = member.info.address;
         // Before any removal, the sender's own included: whom a former member has let in stays, or nobody but
         // they would know of them. What cannot be added is of no concern to the beat's sender.
         for (info, _) in beat.members.iter().filter(|(info, _)| info.incarnation != from) {
             let _ = self.add(info, progress, true, now_ns);
         }
         if beat.phase == Phase::Left {
+            self.forget_seed(address);
             return self.remove(from, progress, now_ns);
         }
         let Some(member) = self.members.get_mut(&from) else { return };
@@ -465,15 +442,15 @@ impl Members {
         let late = now_ns.saturating_sub(self.last_tick_ns);
         self.last_tick_ns = now_ns;
         if late > LATE_TICK_MS * MS {
-            // It was this node that was away.
+            // It was this node that was away. What came in before this tick was heard just now, not later than that.
             for member in self.members.values_mut() {
-                member.learned_ns += late;
-                member.heard_ns = member.heard_ns.map(|heard| heard + late);
+                member.learned_ns = (member.learned_ns + late).min(now_ns);
+                member.heard_ns = member.heard_ns.map(|heard| (heard + late).min(now_ns));
             }
         }
         self.judge_health(now_ns);
-        self.fence_the_absent(progress, rules.forget_ms, now_ns);
-        self.notice_being_left_behind();
+        self.fence_the_absent(progress, rules, now_ns);
+        self.notice_being_left_behind(rules);
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);
         self.advance_phase(progress, rules, now_ns);

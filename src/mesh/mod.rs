@@ -7,13 +7,17 @@
 
 pub mod compare;
 pub mod figures;
+mod fitness;
 pub mod log;
 pub mod members;
+mod notes;
 pub mod progress;
 mod scan;
 pub mod time;
 pub mod view;
 pub mod worker;
+
+pub use notes::Note;
 
 use crate::base::clock::HybridClock;
 use crate::base::clock::Now;
@@ -140,10 +144,16 @@ pub enum Mutation {
     ClosedDespiteGap,
     /// Ready as soon as the first pull is complete.
     ReadyWithoutBeingCounted,
+    /// What comes at or below the floor is taken.
+    BelowTheFloor,
+    /// Who finds that the others have gone on without it stays as it is.
+    LeftBehindStays,
+    /// A member that is away for long enough is removed by each by itself.
+    ForgetsWithoutMajority,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 8] = {
+    pub const ALL: [Mutation; 11] = {
         use Mutation::*;
         [
             FloorWithoutOthers,
@@ -154,6 +164,9 @@ impl Mutation {
             NoReconciliation,
             ClosedDespiteGap,
             ReadyWithoutBeingCounted,
+            BelowTheFloor,
+            LeftBehindStays,
+            ForgetsWithoutMajority,
         ]
     };
 }
@@ -230,19 +243,15 @@ pub struct Mesh {
     lineage: AtomicU64,
     /// The jump of the machine's clock that is being ignored, in milliseconds.
     jump_ms: AtomicI64,
+    /// Discovery has found a node that is ready and is not this one.
+    sees_mesh: AtomicBool,
     /// Counts jumps that turned out right; a driver that sees it change follows its clock.
     jumps_followed: AtomicU64,
     is_skewed: AtomicBool,
+    /// When a write that another node had accepted did not fit here last, by the monotonic clock; 0: never.
+    unfit_ns: AtomicU64,
 }
 
-/// A line for the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    pub is_warning: bool,
-    pub text: String,
-}
-
-const NOTES_MAX: usize = 256;
 const HINTS_MAX: usize = 64;
 
 impl Mesh {
@@ -277,8 +286,10 @@ impl Mesh {
             floor: AtomicU64::new(0),
             lineage: AtomicU64::new(lineage_tag(lineage)),
             jump_ms: AtomicI64::new(0),
+            sees_mesh: AtomicBool::new(false),
             jumps_followed: AtomicU64::new(0),
             is_skewed: AtomicBool::new(false),
+            unfit_ns: AtomicU64::new(0),
         }
     }
 
@@ -350,11 +361,6 @@ impl Mesh {
         &self.comparisons
     }
 
-    /// Lines for the operator that have come up since the last call.
-    pub fn take_notes(&self) -> Vec<Note> {
-        std::mem::take(&mut *self.notes.lock())
-    }
-
     /// Takes note of a node's HTTP address; forgotten if there are too many.
     pub fn hint(&self, address: String) {
         let mut hints = self.hints.lock();
@@ -373,16 +379,15 @@ impl Mesh {
         !self.hints.lock().is_empty()
     }
 
-    fn note(&self, is_warning: bool, text: impl Into<String>) {
-        let mut notes = self.notes.lock();
-        if notes.len() < NOTES_MAX {
-            notes.push(Note { is_warning, text: text.into() });
-        }
-    }
-
     /// Addresses that may be peers', from discovery. Dialed in their turn; unknown ones at most this many.
     pub fn discovered(&self, addresses: &[SocketAddr]) {
         self.members.lock().discovered(addresses);
+    }
+
+    /// Whether the last round of discovery found a ready node other than this one: then there is a mesh to join, and
+    /// beginning another would part the two.
+    pub fn saw_mesh(&self, is_there: bool) {
+        self.sees_mesh.store(is_there, Ordering::Release);
     }
 
     /// Begins to leave: writes have stopped; the rest of the log goes out, then the members are told.
@@ -455,34 +460,6 @@ impl Mesh {
     #[must_use]
     pub fn jumps_followed(&self) -> u64 {
         self.jumps_followed.load(Ordering::Acquire)
-    }
-
-    /// Most members' clocks differ from this node's: it takes no writes, for its stamps would be wrong.
-    #[inline]
-    #[must_use]
-    pub fn is_skewed(&self) -> bool {
-        self.is_skewed.load(Ordering::Acquire)
-    }
-
-    fn judge_clock(&self, members: &Members) {
-        let skewed = members.is_skewed();
-        if self.is_skewed.swap(skewed, Ordering::AcqRel) != skewed {
-            let text = match skewed {
-                true => {
-                    "clock  more than 500 ms from most members' clocks: no writes are taken until it agrees"
-                }
-                false => "clock  agrees with the members' again: writes are taken",
-            };
-            self.note(skewed, text);
-        }
-        let jump_ms = self.jump_ms.load(Ordering::Acquire);
-        // Who has never met anybody has nobody to ask; who has will be asked by the next that comes.
-        let is_free = !self.logging.load(Ordering::Acquire);
-        if jump_ms != 0 && (is_free || members.confirm_jump(jump_ms)) {
-            self.jump_ms.store(0, Ordering::Release);
-            self.jumps_followed.fetch_add(1, Ordering::AcqRel);
-            self.note(true, format!("clock  jumped by {jump_ms} ms, which is followed now"));
-        }
     }
 
     /// The oldest view that any worker still works with.

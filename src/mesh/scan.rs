@@ -1,7 +1,7 @@
 //! A donor's side of a pull: everything above a stamp, in pieces, with little held at any time.
 
 use super::Context;
-use crate::base::version::{Hlc, Incarnation};
+use crate::base::version::{Hlc, Incarnation, Version};
 use crate::mesh::Portions;
 use crate::peer::frame::Frame;
 use crate::peer::operation::{Kind, Operation};
@@ -18,15 +18,29 @@ pub(super) struct Scan {
     /// `None`: not begun, or at its end.
     cursor: Option<Cursor>,
     begun: bool,
+    /// The clear that the dialer was told of when it began.
+    clear: Version,
 }
 
 impl Scan {
     pub(super) fn new(id: u32, above: Hlc) -> Scan {
-        Scan { id, above, cursor: None, begun: false }
+        Scan { id, above, cursor: None, begun: false, clear: Version::default() }
     }
 
     pub(super) fn has_begun(&self) -> bool {
         self.begun
+    }
+
+    pub(super) fn begin<S: Storage>(&mut self, clear: Version, store: &S) {
+        (self.begun, self.clear, self.cursor) = (true, clear, Some(store.cursor_start()));
+    }
+
+    /// A clear has come since it began: what that took away the dialer was not sent, though it may lack the clear as
+    /// well. Begins again, then; not much can be left.
+    pub(super) fn is_spoilt<S: Storage>(&mut self, store: &S) -> bool {
+        let is_spoilt = store.clear_version() != self.clear;
+        self.begun &= !is_spoilt;
+        is_spoilt
     }
 
     /// Looks at some records and hands over a frame with those that are wanted, if any. True at the end.
@@ -37,10 +51,6 @@ impl Scan {
         portions: Portions,
         send: &mut dyn FnMut(&Frame<'_>),
     ) -> (bool, u64) {
-        if !self.begun {
-            self.begun = true;
-            self.cursor = Some(context.store.cursor_start());
-        }
         let Some(cursor) = self.cursor else { return (true, 0) };
         let mut writers: Vec<u8> = Vec::new();
         let mut indices: Vec<crate::base::version::WriterIndex> = Vec::new();

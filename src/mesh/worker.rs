@@ -28,10 +28,10 @@ use crate::store::Storage;
 use inbound::Inbound;
 use outbound::{Outbound, Pulling};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use targets::Target;
+use targets::{Seed, Target};
 
 const MS: u64 = 1_000_000;
 /// A link on which nothing came for this long is closed: marks come ten times a second.
@@ -82,6 +82,16 @@ enum Role {
     In(Inbound),
 }
 
+impl Role {
+    /// Of whoever is at the other end.
+    fn ip(&self) -> IpAddr {
+        match self {
+            Role::Out(out) => out.address.ip(),
+            Role::In(inbound) => inbound.remote.ip(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     link: Link,
@@ -106,7 +116,7 @@ pub struct Worker {
     next_link: LinkId,
     targets: BTreeMap<Incarnation, Target>,
     /// Dials to addresses of whom nobody knows yet who answers: when to try again.
-    seeds: BTreeMap<SocketAddr, (Option<LinkId>, u64)>,
+    seeds: BTreeMap<SocketAddr, Seed>,
     effects: Vec<Effect>,
     random: Random,
     mark_ns: u64,
@@ -337,10 +347,9 @@ impl Worker {
     fn after_close(&mut self, id: LinkId, role: Role, now_ns: u64) {
         if let Role::Out(out) = role {
             self.unlink(id, &out, now_ns);
-            if self.pulling.as_ref().is_some_and(|pulling| pulling.link == id) {
-                self.pulling = None;
+            if let Some(pulling) = self.pulling.take_if(|pulling| pulling.link == id) {
                 self.mesh.counters.pulls_abandoned.fetch_add(1, Ordering::Relaxed);
-                self.mesh.members.lock().fail_pull(now_ns);
+                self.mesh.members.lock().fail_pull(pulling.has_begun(), now_ns);
             }
         }
     }
@@ -356,9 +365,9 @@ impl Worker {
             target.backoff_ms = (target.backoff_ms * 2).min(REDIAL_MS_MAX);
         }
         if let Some(seed) = self.seeds.get_mut(&out.address)
-            && seed.0 == Some(id)
+            && seed.link == Some(id)
         {
-            *seed = (None, now_ns + (REDIAL_MS_MAX / 4 + jitter) * MS);
+            seed.failed(now_ns, jitter);
         }
     }
 
@@ -377,6 +386,13 @@ impl Worker {
             slot.link.send(&Frame::Refuse { reason, detail });
         }
         self.mesh.counters.refusals[reason as usize - 1].fetch_add(1, Ordering::Relaxed);
+        if reason == Reason::Memory {
+            self.mesh.unfit_ns.store(slot.heard_ns, Ordering::Release);
+        }
+        if reason.is_trouble() {
+            let cause = format!("{} refused: {}", slot.role.ip(), reason.label());
+            self.mesh.complain(cause.clone(), format!("peer   {cause}: {detail}"));
+        }
         self.effects.push(Effect::Close { link: id });
         let now_ns = slot.heard_ns;
         self.last_words.insert(id, slot.link);
@@ -446,7 +462,8 @@ impl Worker {
             Role::Out(out) => format!("to {}", out.address),
             Role::In(inbound) => format!("from {}", inbound.remote),
         };
-        self.mesh.note(true, format!("peer   link {who} closed: {error}"));
+        let cause = format!("{} {}", slot.role.ip(), error.index());
+        self.mesh.complain(cause, format!("peer   link {who} closed: {error}"));
         if slot.link.is_established() {
             let detail = error.to_string();
             slot.link.send(&Frame::Refuse { reason: Reason::Protocol, detail: &detail });

@@ -4,7 +4,9 @@ use crate::base::version::Incarnation;
 use crate::config::AckLevel;
 use crate::http::answer::{Answers, Framing, JSON};
 use crate::http::error::Status;
+use crate::limits::ACKS_WAIT_MS;
 use crate::mesh::worker::{Acks, Wanted, Worker};
+use crate::node::routes::Route;
 
 /// A write's answer that waits: where it stands among its connection's answers, and for what.
 #[derive(Clone, Copy, Debug)]
@@ -17,31 +19,61 @@ pub(super) struct Wait {
     /// The worker's when it was made; in another one nothing of it is left here.
     pub(super) life: u64,
     pub(super) framing: Framing,
+    pub(super) route: Route,
 }
 
 /// A connection's answers that may not leave before its writes are held by enough nodes.
 #[derive(Clone, Debug)]
 pub struct Held {
     pub(super) waits: Vec<Wait>,
-    pub(super) deadline_ns: u64,
+    /// When their turn began.
+    pub(super) begun_ns: u64,
+}
+
+impl Wait {
+    /// This node has started over since the write: nothing of it is left here.
+    fn is_lost(&self, mesh: &Worker) -> bool {
+        self.life != mesh.life()
+    }
+
+    /// Whether enough nodes hold the write by now.
+    pub(super) fn is_held(&self, mesh: &Worker) -> bool {
+        !self.is_lost(mesh) && mesh.acks(self.seq, self.wanted).is_enough()
+    }
 }
 
 impl Held {
     /// Whether the answers may leave: every write has what it waits for, or the time is up, or the node has
-    /// started over meanwhile; then those that have not are answered with an error instead.
-    pub fn release(&mut self, mesh: &Worker, answers: &Answers, now_ns: u64, bytes: &mut Vec<u8>) -> bool {
-        let is_lost = |wait: &Wait| wait.life != mesh.life();
-        self.waits.retain(|wait| is_lost(wait) || !mesh.acks(wait.seq, wait.wanted).is_enough());
+    /// started over meanwhile; then those that have not are answered with an error instead. `settled` hears how
+    /// each came out, once.
+    pub(super) fn release(
+        &mut self,
+        mesh: &Worker,
+        answers: &Answers,
+        now_ns: u64,
+        bytes: &mut Vec<u8>,
+        mut settled: impl FnMut(&Wait, Status),
+    ) -> bool {
+        self.waits.retain(|wait| {
+            let is_held = wait.is_held(mesh);
+            if is_held {
+                settled(wait, Status::Ok);
+            }
+            !is_held
+        });
         if self.waits.is_empty() {
             return true;
         }
-        if now_ns < self.deadline_ns && !self.waits.iter().any(is_lost) {
+        if now_ns < self.begun_ns + ACKS_WAIT_MS * 1_000_000
+            && !self.waits.iter().any(|wait| wait.is_lost(mesh))
+        {
             return false;
         }
         // From behind, so that the places of those before stay true.
         for wait in self.waits.drain(..).rev() {
+            settled(&wait, Status::Unavailable);
             let mut error = Vec::new();
-            if is_lost(&wait) {
+            if wait.is_lost(mesh) {
                 // Whoever had it by then may keep it or not: nobody here can tell.
                 let acks = Acks { have: 0, needed: wait.needed };
                 too_few(answers, wait.framing, acks, false, &mut error);

@@ -8,11 +8,12 @@
 //! Budget of a hot request (`get`, `set`, `is`, `rm` with texts that need no decoding): no allocation, no
 //! formatting, no syscall, no clock; one copy of the value, under the stripe's lock, into the output.
 
+mod observed;
 mod plan;
 mod writes;
 
 use super::acks::Held;
-use super::extension::{RequestEvent, Snapshot};
+use super::extension::Snapshot;
 use super::listing::{Listing, Plan};
 use super::metrics::WorkerMetrics;
 use super::routes::Route;
@@ -29,6 +30,7 @@ use crate::mesh::Context;
 use crate::mesh::worker::Worker as MeshWorker;
 use crate::peer::operation::Kind;
 use crate::store::{Applied, KeyHash, Marks, NewRecord, Record, Stamp, Storage};
+pub use observed::Unended;
 use plan::{Action, Operation, Span};
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,13 +62,6 @@ pub struct Turn {
     pub parked: bool,
     /// Streams on after the answers; nothing else is served on the connection until it has ended.
     pub listing: Option<Box<Listing>>,
-}
-
-/// A request whose answer is still waiting in a connection's buffer, kept for the observers.
-#[derive(Clone, Debug)]
-pub struct Unended {
-    serial: u64,
-    path: String,
 }
 
 /// One worker's engine; see the module.
@@ -296,10 +291,22 @@ impl<S: Storage> Engine<S> {
                     }
                 }
                 Event::Refuse(code) => {
-                    let framing = Framing { persistence: Persistence::Close, head_only: false };
+                    // Who asked for a head alone would take a body for what comes next.
+                    let head_only = input[at..end].trim_ascii_start().starts_with(b"HEAD ");
+                    let framing = Framing { persistence: Persistence::Close, head_only };
                     let operation =
                         Operation::new(Action::Error(code), Route::Invalid, framing, index as u16);
                     self.operations.push(operation);
+                    turn.close = true;
+                    turn.linger = true;
+                    break;
+                }
+                Event::BadBody(code) => {
+                    // The last request's. In an earlier turn it had its answer, and has no claim to another.
+                    if let Some(operation) = self.operations[first..].last_mut() {
+                        operation.action = Action::Error(code);
+                        operation.framing.persistence = Persistence::Close;
+                    }
                     turn.close = true;
                     turn.linger = true;
                     break;
@@ -314,12 +321,6 @@ impl<S: Storage> Engine<S> {
         self.turns.push(turn);
         // The next connection starts on a cache line of its own.
         self.used = end.next_multiple_of(64).min(self.input.len());
-    }
-
-    /// Whether anybody wants to be told of requests.
-    #[must_use]
-    pub fn observed(&self) -> bool {
-        !self.extensions.observers.is_empty()
     }
 
     /// Serves the turn: afterwards the answers are in [`Engine::output`].
@@ -358,7 +359,8 @@ impl<S: Storage> Engine<S> {
                     self.hold(operation, start, output.len());
                 }
                 self.turns[connection].output.end = output.len();
-                if !matches!(operation.action, Action::Continue) {
+                // What waits is counted when it is known how it came out.
+                if operation.waits_for == 0 && !matches!(operation.action, Action::Continue) {
                     self.metrics.commands[operation.route as usize][operation.status as usize].add(1);
                 }
             }
@@ -366,9 +368,7 @@ impl<S: Storage> Engine<S> {
         self.output = output;
         self.operations = operations;
         if self.observed() {
-            self.tell(0..self.operations.len(), |observer, event, status| {
-                observer.request_completed(event, status);
-            });
+            self.completed();
         }
     }
 
@@ -399,10 +399,10 @@ impl<S: Storage> Engine<S> {
         });
     }
 
-    /// Counts the turn's requests as having taken this long each, from read to answered.
+    /// Counts the turn's requests as having taken this long each, from read to answered; not those that wait.
     pub fn record_duration(&self, duration_ns: u64) {
         let mut counts = [0u64; Route::COUNT];
-        for operation in &self.operations {
+        for operation in self.operations.iter().filter(|operation| operation.waits_for == 0) {
             counts[operation.route as usize] += 1;
         }
         for (route, count) in Route::ALL.into_iter().zip(counts) {
@@ -533,60 +533,6 @@ impl<S: Storage> Engine<S> {
     /// What one connection's part of the turn came to.
     pub fn turn(&mut self, index: usize) -> &mut Turn {
         &mut self.turns[index]
-    }
-
-    /// Tells the observers that the answers of this connection have left (or never will).
-    pub fn ended(&mut self, index: usize) {
-        if self.observed() {
-            let operations = self.turns[index].operations.clone();
-            self.tell(operations, |observer, event, _| observer.request_ended(event));
-        }
-    }
-
-    /// The requests of this connection whose end is to be told later, with [`Engine::ended_late`].
-    #[must_use]
-    pub fn unended(&self, index: usize) -> Vec<Unended> {
-        let operations = self.turns[index].operations.clone();
-        operations
-            .map(|at| Unended {
-                serial: self.serial - (self.operations.len() - at) as u64,
-                path: String::from_utf8_lossy(self.text(self.operations[at].path)).into_owned(),
-            })
-            .collect()
-    }
-
-    /// See [`Engine::unended`].
-    pub fn ended_late(&self, requests: &[Unended]) {
-        for request in requests {
-            let event = RequestEvent { worker: self.worker, serial: request.serial, path: &request.path };
-            for observer in &self.extensions.observers {
-                observer.request_ended(event);
-            }
-        }
-    }
-
-    fn tell(
-        &mut self,
-        operations: Range<usize>,
-        tell: impl Fn(&dyn super::extension::Observer, RequestEvent<'_>, u16),
-    ) {
-        // The serials of a turn are given out when it starts and stay the same for complete and end.
-        if operations == (0..self.operations.len()) && self.output.is_empty() {
-            self.serial += self.operations.len() as u64;
-        }
-        let first = self.serial - self.operations.len() as u64;
-        for at in operations {
-            let operation = &self.operations[at];
-            if matches!(operation.action, Action::Continue) {
-                continue;
-            }
-            let path = String::from_utf8_lossy(self.text(operation.path));
-            let event = RequestEvent { worker: self.worker, serial: first + at as u64, path: &path };
-            let status = operation.status.label().parse().unwrap_or(0);
-            for observer in &self.extensions.observers {
-                tell(&**observer, event, status);
-            }
-        }
     }
 
     /// Goes on with a listing: appends its next piece to `out`. True at its end.

@@ -9,6 +9,7 @@ use crate::http::answer::{Framing, JSON, PROMETHEUS};
 use crate::http::error::{ErrorCode, Status};
 use crate::http::query;
 use crate::mesh::view::Health;
+use crate::peer::frame::Phase;
 use crate::store::Storage;
 use serde_json::json;
 use std::fmt::Write;
@@ -67,11 +68,14 @@ impl<S: Storage> Node<S> {
             Route::Healthcheck => {
                 let state = if self.is_parting() { State::Leaving } else { state };
                 let status = if state == State::Ready { Status::Ok } else { Status::Unavailable };
-                if status == Status::Ok && self.mesh.is_skewed() {
-                    let body = "{\"status\":\"degraded\",\"reason\":\"clock\"}";
-                    (Status::Unavailable, JSON, body.to_owned())
-                } else {
-                    (status, JSON, format!("{{\"status\":\"{}\"}}", state.name()))
+                let degraded =
+                    [("clock", self.mesh.is_skewed()), ("memory", self.mesh.lacks_memory(now.mono_ns))];
+                match degraded.iter().find(|(_, is_so)| status == Status::Ok && *is_so) {
+                    Some((reason, _)) => {
+                        let body = format!("{{\"status\":\"degraded\",\"reason\":\"{reason}\"}}");
+                        (Status::Unavailable, JSON, body)
+                    }
+                    None => (status, JSON, format!("{{\"status\":\"{}\"}}", state.name())),
                 }
             }
             Route::Status => (Status::Ok, JSON, self.status_body(now)),
@@ -103,6 +107,7 @@ impl<S: Storage> Node<S> {
             "host": host,
             "port": self.settings.port,
             "isDown": false,
+            "isReady": self.state() == State::Ready,
             "name": view.name,
             "inc": format!("{:?}", view.me),
             "peer": peer.to_string(),
@@ -112,6 +117,7 @@ impl<S: Storage> Node<S> {
                 "host": peer.address.ip().to_string(),
                 "port": peer.http_port,
                 "isDown": peer.health == Health::Down,
+                "isReady": peer.phase == Phase::Ready && peer.health == Health::Alive,
                 "name": peer.name,
                 "inc": format!("{:?}", peer.incarnation),
                 "peer": peer.address.to_string(),

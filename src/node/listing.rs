@@ -66,6 +66,11 @@ impl Plan {
         let prefix = prefix.into_owned().into_boxed_slice();
         Ok(Plan { part, ndjson, prefix, limit, cursor, version_11: head.version_11 })
     }
+
+    /// The whole rest in pieces of no known length, not a page.
+    pub(super) fn is_stream(&self) -> bool {
+        self.limit.is_none()
+    }
 }
 
 fn parse_limit(text: &[u8]) -> Option<u64> {
@@ -115,7 +120,7 @@ const _: () = assert!(LISTING_PIECE_BYTES < 0x80000, "a piece and one record bey
 impl Listing {
     /// Starts the listing: a stream's head goes to `out` at once.
     pub fn begin(plan: Plan, answers: &Answers, framing: Framing, out: &mut Vec<u8>) -> Listing {
-        let streamed = plan.limit.is_none();
+        let streamed = plan.is_stream();
         let form = match (streamed, framing.head_only, plan.version_11) {
             (true, true, _) => Form::Nothing,
             (true, false, true) => Form::Chunked,

@@ -77,7 +77,7 @@ impl<S: Storage> Node<S> {
                     "acked": told.acked,
                     "pending": told.pending,
                     "cursorRoomBytes": streams.room_bytes,
-                    "lagMs": now.wall_ms.saturating_sub(closed_ms),
+                    "lagMs": (closed_ms > 0).then(|| now.wall_ms.saturating_sub(closed_ms)),
                     "comparison": mesh.comparisons().last(member.info.incarnation).map(|(verdict, at_ns)| json!({
                         "verdict": verdict.label(),
                         "ageMs": now.mono_ns.saturating_sub(at_ns) / 1_000_000,
@@ -93,7 +93,8 @@ impl<S: Storage> Node<S> {
                 "isAgreed": members.is_agreed(),
                 "size": members.others().count() + 1,
                 "accepted": heads.iter().sum::<u64>(),
-                "floorAgeMs": mesh.floor().map(|floor| now.wall_ms.saturating_sub(floor.millis())),
+                // Null before there is one.
+                "floorAgeMs": mesh.floor().filter(|floor| floor.millis() > 0).map(|floor| now.wall_ms.saturating_sub(floor.millis())),
                 "peers": members.others().map(peer).collect::<Vec<_>>(),
             })
         })
@@ -187,6 +188,10 @@ impl<S: Storage> Node<S> {
             page.family(name, "gauge", "Everything that each peer accepted before this age is held here.");
             for member in &members {
                 let closed_ms = origin(member).map_or(0, |origin| origin.closed().millis());
+                if closed_ms == 0 {
+                    // Nothing has been heard: there is no age yet.
+                    continue;
+                }
                 let lag_ms = now.wall_ms.saturating_sub(closed_ms);
                 page.sample(name, &[("peer", &member.info.name)], lag_ms as f64 / 1e3);
             }

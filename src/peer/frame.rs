@@ -53,6 +53,12 @@ impl Reason {
         ]
     };
 
+    /// A fault that no other line tells the operator of.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        matches!(self, Reason::Protocol | Reason::Clock | Reason::Gap | Reason::Memory | Reason::Full)
+    }
+
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {

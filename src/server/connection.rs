@@ -82,7 +82,7 @@ impl Backlog {
 pub(super) enum Phase {
     /// Between requests; idle too long: closed without a word.
     Idle,
-    /// Some of a request has come; too slow: 408 and closed.
+    /// Some of a request has come; too slow: 408 (not for a body: its request is answered) and closed.
     Arriving,
     /// Answers wait for the client to read; no progress: dropped.
     Sending,

@@ -20,12 +20,18 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024;
 /// Asks until the node stops.
 pub(super) fn run(urls: &[String], mesh: &Arc<Mesh>, control: &Control) {
     while !control.stopping.load(Ordering::Acquire) {
+        let me = format!("{:?}", mesh.view().me);
+        let mut sees_mesh = false;
         for url in urls.iter().cloned().chain(mesh.take_hints()) {
             match ask(&url) {
-                Ok(addresses) => mesh.discovered(&addresses),
+                Ok(found) => {
+                    sees_mesh |= found.is_ready && found.incarnation != me;
+                    mesh.discovered(&found.addresses);
+                }
                 Err(error) => tracing::debug!("mesh   {url} did not answer: {error}"),
             }
         }
+        mesh.saw_mesh(sees_mesh);
         let settled = mesh.is_ready() && mesh.view().size > 1;
         let until = Instant::now() + if settled { LATER } else { SOON };
         while Instant::now() < until && !control.stopping.load(Ordering::Acquire) && !mesh.has_hints() {
@@ -34,8 +40,17 @@ pub(super) fn run(urls: &[String], mesh: &Arc<Mesh>, control: &Control) {
     }
 }
 
-/// The peer addresses of the members that the node behind this URL knows, itself included.
-fn ask(url: &str) -> std::io::Result<Vec<SocketAddr>> {
+/// What the node behind a URL has said.
+#[derive(Debug)]
+struct Found {
+    /// Its own lifetime.
+    incarnation: String,
+    is_ready: bool,
+    /// Peer addresses of the members that it knows, itself included.
+    addresses: Vec<SocketAddr>,
+}
+
+fn ask(url: &str) -> std::io::Result<Found> {
     let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
     let address = url.trim_start_matches("http://").trim_end_matches('/');
     let has_port = address.rsplit_once(':').is_some_and(|(host, port)| {
@@ -54,7 +69,7 @@ fn ask(url: &str) -> std::io::Result<Vec<SocketAddr>> {
     Err(last)
 }
 
-fn exchange(mut stream: TcpStream, host: &str) -> std::io::Result<Vec<SocketAddr>> {
+fn exchange(mut stream: TcpStream, host: &str) -> std::io::Result<Found> {
     let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
@@ -67,7 +82,11 @@ fn exchange(mut stream: TcpStream, host: &str) -> std::io::Result<Vec<SocketAddr
         serde_json::from_slice(body).map_err(|_| invalid("the answer is not JSON"))?;
     let nodes = body["nodes"].as_array().ok_or_else(|| invalid("the answer is not a node's"))?;
     let peers = nodes.iter().filter(|node| node["isDown"] != true).filter_map(|node| node["peer"].as_str());
-    Ok(peers.filter_map(|peer| peer.parse().ok()).collect())
+    Ok(Found {
+        incarnation: nodes.first().and_then(|node| node["inc"].as_str()).unwrap_or_default().to_owned(),
+        is_ready: nodes.first().is_some_and(|node| node["isReady"] == true),
+        addresses: peers.filter_map(|peer| peer.parse().ok()).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -95,7 +114,7 @@ mod tests {
                 let _ = stream.read(&mut request);
                 let _ = stream.write_all(answer.as_bytes());
             });
-            assert_eq!(ask(&url).ok().map(|found| found.len()), expected, "{answer}");
+            assert_eq!(ask(&url).ok().map(|found| found.addresses.len()), expected, "{answer}");
             server.join().expect("the server");
         }
     }

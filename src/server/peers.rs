@@ -16,6 +16,10 @@ pub(super) const LINKS: usize = 1 << 48;
 /// Bytes read from one link before others have their turn.
 const READ_BYTES_PER_TURN: usize = 4 * LINK_OUTPUT_BYTES;
 const READ_BYTES: usize = 64 * 1024;
+/// The same complaint is logged again after this.
+const SAID_AGAIN_NS: u64 = 60_000_000_000;
+/// Complaints in that time.
+const SAID_MAX: usize = 256;
 
 struct Socket {
     stream: TcpStream,
@@ -36,6 +40,29 @@ pub(super) struct Links {
     buffer: Vec<u8>,
     writable: Vec<LinkId>,
     tick_ns: u64,
+    said: Said,
+}
+
+/// Complaints that were logged lately, by their cause.
+#[derive(Debug, Default)]
+struct Said(HashMap<String, u64>);
+
+impl Said {
+    fn is_news(&mut self, cause: String, now_ns: u64) -> bool {
+        let is_recent = |said_ns: &u64| now_ns < said_ns + SAID_AGAIN_NS;
+        if self.0.get(&cause).is_some_and(is_recent) {
+            return false;
+        }
+        if self.0.len() >= SAID_MAX {
+            self.0.retain(|_, said_ns| is_recent(said_ns));
+        }
+        // With so many causes at once nobody would read more lines.
+        let has_room = self.0.len() < SAID_MAX;
+        if has_room {
+            self.0.insert(cause, now_ns);
+        }
+        has_room
+    }
 }
 
 impl Links {
@@ -48,6 +75,7 @@ impl Links {
             buffer: Vec::new(),
             writable: Vec::new(),
             tick_ns: 0,
+            said: Said::default(),
         }
     }
 
@@ -302,9 +330,14 @@ impl<S: Storage> Worker<S> {
         self.links.writable = writable;
     }
 
-    /// Logs what the mesh has to say; one worker does it for all.
-    pub(super) fn log_notes(&self) {
+    /// Logs what the mesh has to say; one worker does it for all. A complaint that comes again is left out for a while:
+    /// a neighbour that is set up wrongly tries several times a second.
+    pub(super) fn log_notes(&mut self) {
+        let now_ns = self.now.mono_ns;
         for note in self.node().mesh.take_notes() {
+            if note.cause.is_some_and(|cause| !self.links.said.is_news(cause, now_ns)) {
+                continue;
+            }
             match note.is_warning {
                 true => tracing::warn!("{}", note.text),
                 false => tracing::info!("{}", note.text),

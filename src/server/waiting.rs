@@ -23,7 +23,7 @@ impl<S: Storage> Worker<S> {
             let Some(backlog) = &mut connection.backlog else { continue };
             let Some(held) = &mut backlog.held else { continue };
             let before = backlog.bytes.len();
-            let released = self.engine.release(held, self.now, &mut backlog.bytes);
+            let released = self.engine.release(held, &backlog.unended, self.now, &mut backlog.bytes);
             self.waiting_bytes = self.waiting_bytes + backlog.bytes.len() - before;
             if released {
                 backlog.held = None;

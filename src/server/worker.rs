@@ -293,7 +293,7 @@ impl<S: Storage> Worker<S> {
             },
         };
         self.engine.metrics().written_bytes_total.add(sent as u64);
-        let waiting = &answers[sent..];
+        let (waiting, served) = (&answers[sent..], !answers.is_empty());
         if !waiting.is_empty() || listing.is_some() {
             let unended = if self.engine.observed() { self.engine.unended(index) } else { Vec::new() };
             if listing.is_some() && waiting.is_empty() {
@@ -313,11 +313,11 @@ impl<S: Storage> Worker<S> {
             return;
         }
         self.engine.ended(index);
-        self.settle(key, more);
+        self.settle(key, more, served);
     }
 
-    /// What a connection does when all its answers have left.
-    fn settle(&mut self, key: usize, more: bool) {
+    /// What a connection does when all its answers have left; `served`: if there were any.
+    fn settle(&mut self, key: usize, more: bool, served: bool) {
         let connection = &mut self.connections[key];
         // A client that will send no more has had all its answers, unless complete requests are left.
         let over = connection.ended && !connection.unread && !more;
@@ -331,8 +331,8 @@ impl<S: Storage> Worker<S> {
         if !arriving {
             connection.phase = Phase::Idle;
             connection.deadline = self.tick + ticks(self.control.idle_connection_ms);
-        } else if connection.phase != Phase::Arriving {
-            // Counted from its first byte: dripping does not extend it.
+        } else if served || connection.phase != Phase::Arriving {
+            // Counted from its first byte: dripping does not extend it, the request before it is another one.
             connection.phase = Phase::Arriving;
             connection.deadline = self.tick + ticks(self.control.head_arrival_ms);
         }
@@ -370,10 +370,9 @@ impl<S: Storage> Worker<S> {
         }
         self.engine.ended_late(&backlog.unended);
         connection.backlog = None;
-        connection.phase = Phase::Idle;
         // What was left over may hold complete requests.
         let more = connection.carry.is_some();
-        self.settle(key, more);
+        self.settle(key, more, true);
     }
 
     /// Takes one step of every listing whose client has read the last one.
@@ -497,7 +496,7 @@ impl<S: Storage> Worker<S> {
         self.holding.retain(|holding| *holding != key);
         if let Some(backlog) = &connection.backlog {
             self.waiting_bytes -= backlog.waiting();
-            self.engine.ended_late(&backlog.unended);
+            self.engine.abandon(backlog.held.as_deref(), &backlog.unended, self.now);
         }
         // Closing the descriptor would do, but mio asks for it.
         let _ = self.poll.registry().deregister(connection.stream.source());
@@ -533,7 +532,8 @@ impl<S: Storage> Worker<S> {
     fn check_deadline(&mut self, key: usize) {
         let tick = self.tick;
         let Some(connection) = self.connections.get_mut(key).filter(|c| c.deadline <= tick) else { return };
-        if connection.phase == Phase::Arriving {
+        // The request whose body does not come has had its answer.
+        if connection.phase == Phase::Arriving && !connection.session.is_in_body() {
             let metrics = self.engine.metrics();
             let code = ErrorCode::HeadTimeout;
             metrics.commands[Route::Invalid as usize][code.status() as usize].add(1);

@@ -3,19 +3,15 @@
 //! The names of the rules are those of `ARCHITECTURE.md`: D1–D10 hold at every moment, Q1–Q5 after the
 //! faults are over and the mesh has had time to heal.
 
+use super::dump::{Dump, NEVER, Stamp};
 use super::world::{Process, SKEW_MAX_MS};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::view::Health;
-use crate::node::{Node, State};
+use crate::node::State;
 use crate::peer::frame::Phase;
-use crate::store::{Flow, MemoryStore, Storage};
+use crate::store::Storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-/// A stamp: what decides between two writes of one key.
-type Stamp = (Hlc, Incarnation);
-
-const NEVER: Stamp = (Hlc::ZERO, Incarnation(0));
 
 /// A rule that did not hold.
 #[derive(Clone, Debug)]
@@ -67,58 +63,6 @@ impl Default for Write {
             size: 0,
             holders: BTreeSet::new(),
         }
-    }
-}
-
-/// What a node holds of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
-    stamp: Stamp,
-    /// `None`: a tombstone.
-    value: Option<String>,
-    expires_at_ms: u64,
-}
-
-/// Everything that a node holds.
-#[derive(Clone, Debug)]
-struct Dump {
-    records: BTreeMap<String, Held>,
-    clear: Stamp,
-}
-
-impl Dump {
-    fn of(node: &Node<MemoryStore>) -> Dump {
-        let store = &node.store;
-        let mut records = BTreeMap::new();
-        let mut cursor = Some(store.cursor_start());
-        while let Some(at) = cursor {
-            cursor = store.scan(at, Hlc::ZERO, 1024, &mut |record, buried| {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let writer = store.incarnation(record.version.writer).unwrap_or(Incarnation(0));
-                let held = Held {
-                    stamp: (record.version.hlc, writer),
-                    value: (!buried).then(|| text(record.value)),
-                    expires_at_ms: record.expires_at_ms,
-                };
-                records.insert(text(record.key), held);
-                Flow::Continue
-            });
-        }
-        let clear = store.clear_version();
-        let writer = store.incarnation(clear.writer).unwrap_or(Incarnation(0));
-        Dump { records, clear: (clear.hlc, writer) }
-    }
-
-    /// The greatest stamp that is known here for the key.
-    fn stamp(&self, key: Option<&str>) -> Stamp {
-        let record = key.and_then(|key| self.records.get(key)).map_or(NEVER, |held| held.stamp);
-        record.max(self.clear)
-    }
-
-    fn visible(&self, now_ms: u64) -> BTreeMap<&String, (&String, Stamp)> {
-        let visible = |held: &Held| held.expires_at_ms == 0 || held.expires_at_ms > now_ms;
-        let records = self.records.iter().filter(|(_, held)| visible(held));
-        records.filter_map(|(key, held)| Some((key, (held.value.as_ref()?, held.stamp)))).collect()
     }
 }
 
@@ -453,10 +397,10 @@ impl Checker {
                 let theirs = other.node.view();
                 let mutual = view.peers.iter().any(|peer| peer.incarnation == theirs.me)
                     && theirs.peers.iter().any(|peer| peer.incarnation == view.me);
-                // Whoever has just been met was not part of it, and will notice.
-                let mutual = mutual
-                    && process.node.mesh.progress().get(theirs.me).is_some_and(|o| o.closed() >= floor);
-                if !mutual || lineage(process) != lineage(other) {
+                // Whoever has just been met was not part of it, and will notice as soon as it is told.
+                let has = |of| move |by: &Process| by.node.mesh.progress().get(of).map(|o| o.closed());
+                let heard = has(theirs.me)(process).min(has(view.me)(other)) >= Some(floor);
+                if !mutual || !heard || lineage(process) != lineage(other) {
                     continue;
                 }
                 for (key, held) in dump.records.iter().filter(|(_, held)| held.stamp.0 <= floor) {
@@ -525,8 +469,8 @@ impl Checker {
                 visible.map(|(key, (value, stamp))| (key.clone(), value.clone(), stamp.0)).collect()
             };
             let (a, b) = (same(first), same(other));
-            if a != b {
-                let (ours, theirs) = (first.clear, other.clear);
+            let (ours, theirs) = (first.clear, other.clear);
+            if a != b || ours.0 != theirs.0 {
                 let text = format!(
                     "{first_of:?} holds {a:?} and cleared {ours:?}, {other_of:?} holds {b:?} and cleared {theirs:?}"
                 );
@@ -544,6 +488,15 @@ impl Checker {
             }
         }
         let visible = first.visible(now_ms);
+        for (lifetime, dump) in self.healed.iter().filter(|(lifetime, _)| alive.contains(lifetime)) {
+            let removed = |key: &String| dump.records.get(key).filter(|held| held.value.is_none());
+            let back = visible.iter().find(|(key, now)| removed(key).is_some_and(|held| now.1 < held.stamp));
+            if let Some((key, (value, stamp))) = back {
+                let text =
+                    format!("{key} = {value} at {stamp:?} is back, which {lifetime:?} knew to be removed");
+                return Err(violation("Q3", text));
+            }
+        }
         for write in self.writes.iter().filter(|write| !write.holders.is_disjoint(&alive)) {
             let lasting = write.expires_at_ms == 0 || write.expires_at_ms > now_ms;
             if let (Some(key), Some(_), true) = (&write.key, &write.value, lasting)

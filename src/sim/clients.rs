@@ -131,7 +131,7 @@ impl World {
             if waiting.worker != worker {
                 return true;
             }
-            let released = engines[worker].release(&mut waiting.held, now, &mut waiting.bytes);
+            let released = engines[worker].release(&mut waiting.held, &[], now, &mut waiting.bytes);
             if released {
                 done.push((waiting.write, status_of(&waiting.bytes)));
             }

@@ -8,6 +8,7 @@
 mod check;
 mod clients;
 mod compared;
+mod dump;
 mod faults;
 mod network;
 mod processes;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 pub type Faults = BTreeMap<&'static str, u64>;
 
 /// Faults that a batch of runs must have seen, or it has tested nothing.
-pub const REQUIRED_FAULTS: [&str; 17] = [
+pub const REQUIRED_FAULTS: [&str; 18] = [
     "crash",
     "restart",
     "partition",
@@ -41,6 +42,7 @@ pub const REQUIRED_FAULTS: [&str; 17] = [
     "full pull",
     "partial pull",
     "comparison",
+    "pair compared at the end",
     "tiny limits",
 ];
 
@@ -53,7 +55,7 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 10] = [
+pub const SCENARIOS: [(&str, &str); 13] = [
     ("a copy of somebody given up", include_str!("scenarios/copy_of_somebody_given_up.txt")),
     ("stamped below the floor", include_str!("scenarios/stamped_below_the_floor.txt")),
     ("cut three and two", include_str!("scenarios/cut_three_and_two.txt")),
@@ -63,6 +65,9 @@ pub const SCENARIOS: [(&str, &str); 10] = [
     ("a lost majority", include_str!("scenarios/a_lost_majority.txt")),
     ("joined beside a namesake", include_str!("scenarios/joined_beside_a_namesake.txt")),
     ("acknowledged below the floor", include_str!("scenarios/acknowledged_below_the_floor.txt")),
+    ("found by a mesh it forgets", include_str!("scenarios/found_by_a_mesh_it_forgets.txt")),
+    ("cleared while it was copied", include_str!("scenarios/cleared_while_it_was_copied.txt")),
+    ("its donor was given up", include_str!("scenarios/its_donor_was_given_up.txt")),
     ("the clock jumps", include_str!("scenarios/the_clock_jumps.txt")),
 ];
 

@@ -79,7 +79,8 @@ impl World {
         }
         if !self.script.is_empty() {
             // A script says what goes wrong.
-            seeds = (0..self.plan.hosts).map(address).collect();
+            let all = || (0..self.plan.hosts).collect();
+            seeds = self.plan.start_knows.clone().unwrap_or_else(all).into_iter().map(address).collect();
         }
         node.mesh.discovered(&seeds);
         let engines = (0..self.plan.workers).map(|worker| Engine::new(Arc::clone(&node), worker)).collect();

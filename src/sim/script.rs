@@ -1,9 +1,9 @@
 //! Named scenarios: what happened once, written down so that it can be read and runs again.
 //!
 //! A script is lines of `SECONDS VERB ARGUMENTS`; `#` begins a comment. Hosts are numbers. `hosts N`,
-//! `forget SECONDS` and `log BYTES` come first. Verbs:
+//! `forget SECONDS`, `log BYTES` and `scan RECORDS` (in one step) come first. Verbs:
 //!
-//! - `start H [as HOST] [skew MS]` (under another host's name), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
+//! - `start H [as HOST] [skew MS] [knows H...]` (under another host's name; told of these addresses only), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
 //! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
 //! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
 //! - `plant H KEY VALUE`, `bury H KEY`: what no node would do, to its store alone, as if it had been long ago;
@@ -55,6 +55,7 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
             "hosts" => plan.hosts = number()? as usize,
             "forget" => plan.forget_ms = (number()? * 1e3) as u64,
             "log" => plan.log_bytes = number()? as usize,
+            "scan" => plan.portions.scan_records = number()? as usize,
             at => {
                 let seconds: f64 = at.parse().map_err(|_| line.to_owned())?;
                 steps.push(Step { at_ms: (seconds * 1e3) as u64, text: rest.to_owned() });
@@ -95,6 +96,8 @@ impl World {
             "start" => {
                 let skew = words.iter().position(|word| *word == "skew");
                 self.plan.start_skew_ms = skew.and_then(|at| words.get(at + 1)?.parse().ok()).unwrap_or(0);
+                let knows = words.iter().position(|word| *word == "knows");
+                self.plan.start_knows = knows.map(|at| numbers(&words[at + 1..]));
                 let name = words
                     .iter()
                     .position(|word| *word == "as")

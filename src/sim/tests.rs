@@ -48,7 +48,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// The seeds where each rule's absence is noticed; none: a named scenario does, chance hardly ever. If a change moves
 /// that, the search below finds the next seed.
-const NOTICED: [(Mutation, Option<u64>); 8] = [
+const NOTICED: [(Mutation, Option<u64>); 11] = [
     (Mutation::FloorWithoutOthers, Some(1)),
     (Mutation::CollectByAge, None),
     (Mutation::FloorIgnoresViews, Some(3)),
@@ -57,6 +57,9 @@ const NOTICED: [(Mutation, Option<u64>); 8] = [
     (Mutation::NoReconciliation, Some(2)),
     (Mutation::ClosedDespiteGap, Some(28)),
     (Mutation::ReadyWithoutBeingCounted, Some(49)),
+    (Mutation::BelowTheFloor, None),
+    (Mutation::LeftBehindStays, None),
+    (Mutation::ForgetsWithoutMajority, None),
 ];
 
 #[test]

@@ -49,6 +49,8 @@ pub struct Plan {
     pub skew_ms: u64,
     /// And by this, whoever starts now.
     pub start_skew_ms: i64,
+    /// The hosts that whoever starts now is told of, if not any.
+    pub start_knows: Option<Vec<usize>>,
     /// Connections are slower than others by up to this, in milliseconds.
     pub latency_ms: u64,
     /// Runs on until tombstones must have been collected.
@@ -81,6 +83,7 @@ impl Plan {
             fault_ms: random.between(300, 3_000),
             skew_ms: *random.one(&[0, 0, 0, 200, 200, 200, SKEW_MAX_MS]),
             start_skew_ms: 0,
+            start_knows: None,
             latency_ms: *random.one(&[0, 0, 0, 150]),
             is_long,
         }
@@ -186,6 +189,7 @@ pub(super) struct World {
     pub(super) cuts: Cuts,
     pub(super) chaos: bool,
     pub(super) checker: Checker,
+    deciding: compared::Deciding,
     pub(super) faults: Faults,
     pub(super) requests: u64,
     pub(super) reads: u64,
@@ -212,6 +216,7 @@ impl World {
             cuts: Cuts::none(plan.hosts + 1),
             chaos: true,
             checker: Checker::default(),
+            deciding: compared::Deciding::default(),
             faults: Faults::new(),
             requests: 0,
             reads: 0,
@@ -302,10 +307,7 @@ impl World {
             self.fault("split lineage");
             return Ok(());
         }
-        let [equal, _, unknown] = compared::all_equal(&self.processes, self.now_ns)?;
-        *self.faults.entry("comparison").or_default() += equal;
-        *self.faults.entry("comparison that came to nothing").or_default() += unknown;
-        Ok(())
+        self.deciding.all_equal(&self.processes, self.now_ns, &mut self.faults)
     }
 
     pub(super) fn wall_ms(&self, skew_ms: i64) -> u64 {
@@ -358,7 +360,7 @@ impl World {
                 if !self.is_planted {
                     self.checker.during(&self.processes, self.cuts.any(), self.wall_ms(0))?;
                 }
-                compared::none_diverged(&self.processes)?;
+                self.deciding.note(&self.processes, self.now_ns)?;
                 self.later(250 * MS, Event::Check);
             }
         }

@@ -266,6 +266,22 @@ fn a_full_store_refuses_what_is_new_and_does_everything_else() {
     assert!(stored > 10_000, "{stored}");
     assert!(store.usage(5).memory_bytes <= limit);
     store.check();
+    // What other nodes have accepted may go a little further, or one that is full a moment earlier would part from them.
+    let writer = store.writer(crate::base::version::Incarnation(7)).expect("room for one");
+    let given = |n: u64| {
+        let (key, version) = (key(n), Version { hlc: Hlc(n), writer });
+        store.set(store.hash(&key), new_record(&key, &[b'v'; 100], 0), Stamp::Given(version), 5)
+    };
+    let beyond = (1 << 40..).take_while(|&n| given(n).is_ok()).count() as u64;
+    assert!(beyond > stored / 12, "{beyond} of {stored}");
+    assert!(store.usage(5).memory_bytes <= limit + limit / 8);
+    assert!(set(stored + 1, &[b'v'; 16_000]).is_err(), "it is full all the same");
+    for n in 1 << 40..(1 << 40) + beyond {
+        let (key, version) = (key(n), Version { hlc: Hlc(n + 1), writer });
+        assert!(store.rm(store.hash(&key), &key, Stamp::Given(version), 5).is_ok(), "removing always fits");
+    }
+    while store.maintain(5, Hlc(u64::MAX), 1 << 20) {}
+    store.check();
     assert!(set(0, &[b'w'; 100]).is_ok(), "the same size fits");
     for less in (0..100).rev() {
         assert!(set(1, &vec![b'w'; less]).is_ok(), "less fits: {less}");

@@ -74,6 +74,17 @@ pub enum Stamp<'a> {
     Given(Version),
 }
 
+impl Stamp<'_> {
+    /// What a store with this limit may grow to for such a write. Nodes with the same records and the same limit do not
+    /// take the same memory to the byte; what another has accepted must not be refused for that: an eighth more.
+    pub(crate) const fn limit(self, memory_limit: u64) -> u64 {
+        match self {
+            Stamp::Local(_) => memory_limit,
+            Stamp::Given(_) => memory_limit.saturating_add(memory_limit / 8),
+        }
+    }
+}
+
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {

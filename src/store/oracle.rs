@@ -84,6 +84,7 @@ impl OracleStore {
         hash: KeyHash,
         key: &[u8],
         entry: Entry,
+        limit: u64,
         now_ms: u64,
     ) -> Result<Applied, OutOfMemory> {
         let version = entry.version;
@@ -97,7 +98,7 @@ impl OracleStore {
         let replaced_live = old.is_some_and(|old| old.visible(now_ms).is_some());
         let before = old.map_or(0, |old| old.bytes(key));
         let after = state.memory_bytes - before + entry.bytes(key);
-        if after > self.memory_limit_bytes && after > state.memory_bytes {
+        if after > limit && after > state.memory_bytes {
             return Err(OutOfMemory);
         }
         state.memory_bytes = after;
@@ -191,7 +192,8 @@ impl Storage for OracleStore {
         let version = self.version(&state, hash, record.key, stamp, now_ms);
         let body =
             Body { value: record.value.into(), marks: record.marks, expires_at_ms: record.expires_at_ms };
-        self.put(&mut state, hash, record.key, Entry { version, body: Some(body) }, now_ms)
+        let entry = Entry { version, body: Some(body) };
+        self.put(&mut state, hash, record.key, entry, stamp.limit(self.memory_limit_bytes), now_ms)
     }
 
     fn rm(&self, hash: KeyHash, key: &[u8], stamp: Stamp<'_>, now_ms: u64) -> Result<Applied, OutOfMemory> {
@@ -203,7 +205,14 @@ impl Storage for OracleStore {
             }
         }
         let version = self.version(&state, hash, key, stamp, now_ms);
-        self.put(&mut state, hash, key, Entry { version, body: None }, now_ms)
+        self.put(
+            &mut state,
+            hash,
+            key,
+            Entry { version, body: None },
+            stamp.limit(self.memory_limit_bytes),
+            now_ms,
+        )
     }
 
     fn clear(&self, stamp: Stamp<'_>, now_ms: u64) -> Applied {

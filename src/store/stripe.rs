@@ -38,9 +38,8 @@ impl Common {
 
     /// Whether a write may take this much. The last part of the limit is for emptying chunks, which takes
     /// memory before it gives some back, and for workers that ask at the same moment.
-    fn fits(&self, bytes: u64) -> bool {
-        let limit = self.memory_limit - self.memory_limit / 64;
-        bytes == 0 || self.held() + bytes <= limit
+    fn fits(&self, bytes: u64, limit: u64) -> bool {
+        bytes == 0 || self.held() + bytes <= limit - limit / 64
     }
 }
 
@@ -212,7 +211,7 @@ impl Stripe {
                 return Ok(Applied::Superseded);
             };
             entry.version = version;
-            self.add(hash, &entry, common)?;
+            self.add(hash, &entry, common, stamp.limit(common.memory_limit))?;
             return Ok(Applied::Stored { version, replaced_live: false });
         };
         let old = self.arena.entry(place);
@@ -223,7 +222,7 @@ impl Stripe {
         let (replaced_live, was_tombstone) = (old.is_visible(now_ms), old.tombstone);
         let was_expiring = old.expires_at_ms != 0;
         if !self.arena.replace(place, &entry) {
-            self.make_room(self.arena.growth(entry.size()), common)?;
+            self.make_room(self.arena.growth(entry.size()), common, stamp.limit(common.memory_limit))?;
             // Making room may have moved the old entry.
             let (slot, place) = self.find(hash, entry.key).unwrap_or((slot, place));
             let moved = self.arena.append(&entry, &common.rooms);
@@ -259,7 +258,7 @@ impl Stripe {
             };
             let marks = super::Marks::default();
             let tombstone = Entry { key, value: &[], version, expires_at_ms: 0, marks, tombstone: true };
-            self.add(hash, &tombstone, common)?;
+            self.add(hash, &tombstone, common, stamp.limit(common.memory_limit))?;
             return Ok(Applied::Stored { version, replaced_live: false });
         };
         let old = self.arena.entry(place);
@@ -288,8 +287,8 @@ impl Stripe {
     }
 
     /// Adds an entry for a key that has none.
-    fn add(&mut self, hash: u64, entry: &Entry<'_>, common: &Common) -> Result<(), OutOfMemory> {
-        self.make_room(self.arena.growth(entry.size()) + self.index.growth(), common)?;
+    fn add(&mut self, hash: u64, entry: &Entry<'_>, common: &Common, limit: u64) -> Result<(), OutOfMemory> {
+        self.make_room(self.arena.growth(entry.size()) + self.index.growth(), common, limit)?;
         let place = self.arena.append(entry, &common.rooms);
         self.index.insert(hash, place.0, &common.rooms);
         self.newest = self.newest.max(entry.version.hlc);
@@ -299,7 +298,7 @@ impl Stripe {
             self.live += 1;
         }
         self.expiring += u64::from(entry.expires_at_ms != 0);
-        if self.index.wants_split() && common.fits(self.index.split_growth()) {
+        if self.index.wants_split() && common.fits(self.index.split_growth(), limit) {
             let arena = &self.arena;
             self.index.split(&common.rooms, |place| common.hasher.hash_one(arena.key(Place(place))));
         }
@@ -308,8 +307,8 @@ impl Stripe {
     }
 
     /// Makes sure that this many bytes fit, by emptying chunks if need be.
-    fn make_room(&mut self, bytes: u64, common: &Common) -> Result<(), OutOfMemory> {
-        if common.fits(bytes) {
+    fn make_room(&mut self, bytes: u64, common: &Common, limit: u64) -> Result<(), OutOfMemory> {
+        if common.fits(bytes, limit) {
             return Ok(());
         }
         common.rooms.trim(true, usize::MAX);
@@ -319,7 +318,7 @@ impl Stripe {
             common.rooms.trim(true, usize::MAX);
         }
         // What had to grow may have become part of what was moved; the caller asked for the most.
-        if common.fits(bytes) { Ok(()) } else { Err(OutOfMemory) }
+        if common.fits(bytes, limit) { Ok(()) } else { Err(OutOfMemory) }
     }
 
     fn evacuate(&mut self, entries_max: usize, common: &Common) -> bool {

@@ -92,7 +92,12 @@ impl Node {
     }
 
     /// Starts `command`, which must end up being a node, and waits for its `ready`.
-    pub fn start_command(mut command: Command, arguments: &[&str]) -> Node {
+    pub fn start_command(command: Command, arguments: &[&str]) -> Node {
+        Node::start_until(command, arguments, "ready")
+    }
+
+    /// The same, until it prints a line that ends so.
+    pub fn start_until(mut command: Command, arguments: &[&str], end: &str) -> Node {
         if !arguments.contains(&"--port") {
             command.args(["--port", "0"]);
         }
@@ -116,9 +121,9 @@ impl Node {
             {
                 address = rest.split_whitespace().next().map(str::to_owned);
             }
-            let ready = line.ends_with("ready");
+            let is_there = line.ends_with(end);
             *log.lock().unwrap() += &(line + "\n");
-            if ready {
+            if is_there {
                 break;
             }
         }

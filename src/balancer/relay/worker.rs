@@ -9,7 +9,7 @@ use super::pipe::Pipes;
 use super::session::{Phase, Pumped, Session, Side};
 use crate::balancer::core::patience::{End, Patience, Standing};
 use crate::balancer::core::pick::{SLOW_TRIES_MAX, Selection, TRIES_MAX};
-use crate::balancer::shared::{Failure, Shared, Table, is_ours};
+use crate::balancer::shared::{Failure, Shared, Table, is_ours, reserve};
 use crate::limits::{
     BALANCER_DRAIN_MS, CONNECT_ATTEMPT_MS, CONNECT_TOTAL_MS, RELAY_BUFFER_BYTES, RELAY_ROUNDS_MAX,
     TURN_ACCEPTS_MAX,
@@ -20,7 +20,6 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::SockRef;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -75,8 +74,6 @@ pub(crate) struct Worker {
     accept_more: bool,
     /// As many connections as there may be.
     full: bool,
-    /// Given up for a moment when there are no descriptors left, to turn a client away.
-    reserve: Option<File>,
     draining_since: Option<u64>,
 }
 
@@ -112,7 +109,6 @@ impl Worker {
             swept_ms: 0,
             accept_more: false,
             full: false,
-            reserve: File::open("/dev/null").ok(),
             draining_since: None,
         })
     }
@@ -311,7 +307,9 @@ impl Worker {
                     if is_ours(&error) {
                         // No fault of the backend.
                         self.shared.totals.out_of_descriptors.fetch_add(1, Ordering::Relaxed);
-                        return self.refuse(key);
+                        self.refuse(key);
+                        // To wait until it has read that would keep the only descriptor from the next.
+                        return self.close(key);
                     }
                     counters.failed(failure_of(&error));
                     self.shared.report(session.slot, failure_of(&error));
@@ -506,11 +504,13 @@ impl Worker {
     /// who come behind it wait in the kernel until the next round.
     fn turn_away(&mut self) {
         self.shared.totals.out_of_descriptors.fetch_add(1, Ordering::Relaxed);
-        self.reserve = None;
+        let mut kept = self.shared.reserve.lock();
+        *kept = None;
         if let Some(Ok((mut client, _))) = self.listener.as_ref().map(TcpListener::accept) {
             let _ = client.write(UNAVAILABLE);
         }
-        self.reserve = File::open("/dev/null").ok();
+        *kept = reserve();
+        drop(kept);
         // The edge of those that wait has passed.
         self.full = true;
         self.accept_more = false;

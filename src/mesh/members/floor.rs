@@ -8,6 +8,7 @@ use super::pull::is_ahead;
 use super::{Event, MS, Members, Rules};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::REMOVED_GOSSIP_MAX;
+use crate::mesh::Mutation;
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
 use crate::peer::frame::{Held, OriginVector, Phase};
@@ -20,10 +21,11 @@ impl Members {
     /// A floor is never beyond what any member of the view has said to hold completely. One that is beyond
     /// anything that this node, or the one that it was copied from, ever said was made without it: what was
     /// removed below it may be here still, and its tombstone collected.
-    pub(super) fn notice_being_left_behind(&mut self) {
+    pub(super) fn notice_being_left_behind(&mut self, rules: Rules) {
         let reports = self.members.values().filter_map(|member| member.report.as_ref());
         let highest = reports.map(|report| report.floor).max().unwrap_or(Hlc::ZERO);
-        if self.loaded && highest > self.greatest_stable {
+        let stays = rules.mutation == Mutation::LeftBehindStays;
+        if self.loaded && !stays && highest > self.greatest_stable {
             self.events.push(Event::Rebirth { reason: "the others have gone on without it" });
         }
     }
@@ -38,6 +40,8 @@ impl Members {
     /// it as well once it holds the same: less is pulled, as always. More means that its copy is that of the
     /// one who has gone, or of somebody whom the others did not know when they settled; what it alone holds
     /// may lie below their floor by now, so it starts over.
+    ///
+    /// Who has no copy yet knows nothing of those who went before: it settles nothing, and is not asked.
     pub(super) fn reconcile(&mut self, progress: &Progress, rules: Rules) {
         let hash = self.view_hash();
         self.asked_settled.clear();
@@ -48,7 +52,7 @@ impl Members {
         }
         for origin in progress.all() {
             let gone = origin.incarnation;
-            if self.members.contains_key(&gone) || !self.removed.contains(&gone) {
+            if !self.loaded || self.members.contains_key(&gone) || !self.removed.contains(&gone) {
                 continue;
             }
             origin.end();
@@ -70,7 +74,7 @@ impl Members {
                     return;
                 }
                 let told_same = told.iter().any(|theirs| same_applied(theirs, &ours));
-                if same || told_same || rules.no_reconciliation {
+                if same || told_same || rules.mutation == Mutation::NoReconciliation {
                     origin.settle();
                     self.settled.insert(gone, ours);
                     self.beat_now = true;
@@ -83,7 +87,7 @@ impl Members {
                     silent || report.settled.contains(&gone)
                 })
             });
-            if all_know || rules.no_reconciliation {
+            if all_know || rules.mutation == Mutation::NoReconciliation {
                 progress.forget(gone);
                 // Everything it wrote was seen before this.
                 self.retired.push((gone, rules.latest));
@@ -132,14 +136,15 @@ impl Members {
         if agreed {
             self.agreed = self.members.keys().copied().chain([self.me.incarnation]).collect();
         }
-        if rules.floor_without_others {
+        if rules.mutation == Mutation::FloorWithoutOthers {
             self.floor = self.floor.max(stable);
         }
-        if !agreed && !rules.floor_ignores_views {
+        let ignores_views = rules.mutation == Mutation::FloorIgnoresViews;
+        if !agreed && !ignores_views {
             return;
         }
         let reported = self.members.values().map(|m| m.report.as_ref().map_or(Hlc::ZERO, |r| r.stable));
-        let least = match rules.floor_ignores_views {
+        let least = match ignores_views {
             false => reported.min().unwrap_or(stable),
             true => reported.filter(|stable| *stable > Hlc::ZERO).min().unwrap_or(stable),
         };
@@ -147,10 +152,10 @@ impl Members {
     }
 
     /// Fences members that stay away too long, and removes those that a majority has fenced.
-    pub(super) fn fence_the_absent(&mut self, progress: &Progress, forget_ms: u64, now_ns: u64) {
+    pub(super) fn fence_the_absent(&mut self, progress: &Progress, rules: Rules, now_ns: u64) {
         for member in self.members.values_mut() {
             let away_ms = now_ns.saturating_sub(member.down_ns) / MS;
-            if member.health == Health::Down && !member.fenced && away_ms >= forget_ms {
+            if member.health == Health::Down && !member.fenced && away_ms >= rules.forget_ms {
                 member.fenced = true;
                 self.beat_now = true;
                 self.dirty = true;
@@ -172,7 +177,8 @@ impl Members {
             };
             // Jointly: of the members as now seen and of those who last agreed on their view.
             let agreed = if self.agreed.is_empty() { &current } else { &self.agreed };
-            if is_majority(&current, has_fenced) && is_majority(agreed, has_fenced) {
+            let alone = rules.mutation == Mutation::ForgetsWithoutMajority;
+            if alone || is_majority(&current, has_fenced) && is_majority(agreed, has_fenced) {
                 self.forgotten += 1;
                 self.remove(absent, progress, now_ns);
             }

@@ -2,6 +2,7 @@
 
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::REMOVED_GOSSIP_MAX;
+use crate::mesh::Mutation;
 use crate::mesh::figures::RoundTrips;
 use crate::mesh::view::Health;
 use crate::peer::frame::{Echo, Held, MemberInfo, Phase};
@@ -84,15 +85,15 @@ pub enum Event {
     },
 }
 
-/// The configuration that ticks need, and the rules that a mutation may have switched off.
+/// The configuration that ticks need.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub forget_ms: u64,
     pub seeds_expected: bool,
-    pub floor_ignores_views: bool,
-    pub floor_without_others: bool,
-    pub skip_counting: bool,
-    pub no_reconciliation: bool,
+    /// Discovery has found a node that is ready.
+    pub sees_mesh: bool,
+    /// The rule that is switched off.
+    pub mutation: Mutation,
     /// Greater than every stamp seen so far.
     pub latest: Hlc,
 }

@@ -3,6 +3,7 @@
 
 use super::{Event, MS, Member, Members, Rules};
 use crate::limits::{BOOTSTRAP_MS, BOOTSTRAP_SETTLED_MS, SUSPECT_MS};
+use crate::mesh::Mutation;
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
 use crate::peer::frame::Phase;
@@ -23,6 +24,7 @@ impl Members {
         }
         if self.phase == Phase::Joining
             && !self.loaded
+            && !rules.sees_mesh
             && self.may_bootstrap(rules.seeds_expected || self.is_reborn, now_ns)
         {
             self.bootstrap();
@@ -33,7 +35,8 @@ impl Members {
             self.beat_now = true;
             self.dirty = true;
         }
-        let counted = rules.skip_counting || self.is_counted_by_all(progress);
+        let counted =
+            rules.mutation == Mutation::ReadyWithoutBeingCounted || self.is_counted_by_all(progress);
         if self.phase == Phase::Prepared && counted {
             self.phase = Phase::Ready;
             self.beat_now = true;
@@ -41,6 +44,11 @@ impl Members {
             let text = format!("mesh   ready, {} members", self.members.len() + 1);
             self.events.push(Event::Note { is_warning: false, text });
         }
+    }
+
+    /// Has looked for the mesh for long enough to begin another, and has no link to anybody.
+    pub(in crate::mesh) fn is_locked_out(&self, now_ns: u64) -> bool {
+        !self.loaded && self.members.is_empty() && now_ns.saturating_sub(self.born_ns) / MS >= BOOTSTRAP_MS
     }
 
     fn bootstrap(&mut self) {

@@ -6,7 +6,7 @@
 //! of that origin whatever the member held when its scan began. What it holds no more was dominated, and
 //! what dominates it has a greater stamp.
 
-use super::{MS, Members};
+use super::{Event, MS, Members};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::progress::{Progress, is_behind};
 use crate::mesh::view::Health;
@@ -135,11 +135,10 @@ impl Members {
 
     /// The donor's records are all here: what it held is held. False if they are of no use after all.
     pub(in crate::mesh) fn finish_pull(&mut self, begin: &PullBegin, progress: &Progress) -> bool {
-        let Some(plan) = self.pull.current.take() else { return false };
-        if plan.covered.is_none() && self.lineage != 0 && self.lineage != begin.lineage {
-            // It has changed sides, or we have.
-            return false;
-        }
+        // Not if it has changed sides, or we have.
+        let is_ours = self.lineage == 0 || self.lineage == begin.lineage;
+        let current = self.pull.current.take_if(|plan| plan.covered.is_some() || is_ours);
+        let Some(plan) = current else { return false };
         let is_covered =
             |vector: &&OriginVector| plan.covered.as_ref().is_none_or(|all| all.contains(&vector.origin));
         let me = self.me.incarnation;
@@ -164,10 +163,15 @@ impl Members {
         true
     }
 
-    /// The pull came to nothing; there will be another.
-    pub(in crate::mesh) fn fail_pull(&mut self, now_ns: u64) {
-        if self.pull.current.take().is_some() {
-            self.pull.not_before_ns = now_ns + RETRY_MS * MS;
+    /// The pull came to nothing; there will be another. Not for a copy of which a part has come: whose that was may
+    /// have been given up by the others long ago, and nobody can tell its records from theirs any more.
+    pub(in crate::mesh) fn fail_pull(&mut self, has_begun: bool, now_ns: u64) {
+        if self.pull.current.take().is_none() {
+            return;
+        }
+        self.pull.not_before_ns = now_ns + RETRY_MS * MS;
+        if has_begun && !self.loaded {
+            self.events.push(Event::Rebirth { reason: "the copy that it was making has come to nothing" });
         }
     }
 

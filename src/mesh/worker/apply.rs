@@ -80,7 +80,7 @@ impl<'a, S: Storage> Intake<'a, S> {
             let detail = format!("a stamp {ahead} ms ahead of this node's clock");
             return Err(Ending::Refuse(Reason::Clock, detail));
         }
-        if operation.hlc <= self.decided {
+        if operation.hlc <= self.decided && self.mesh.config.mutation != Mutation::BelowTheFloor {
             self.mesh.counters.below_floor.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return Ok(false);
         }

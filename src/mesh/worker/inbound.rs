@@ -122,9 +122,13 @@ impl Inbound {
             };
             drop(members);
             link.send(&Frame::PullBegin(begin));
+            scan.begin(clear, context.store);
         }
         let (is_over, sent) = scan.step(context, mesh.config.portions, &mut |frame| link.send(frame));
         mesh.counters.pull_records_sent.fetch_add(sent, Ordering::Relaxed);
+        if scan.is_spoilt(context.store) {
+            return true;
+        }
         if is_over {
             link.send(&Frame::PullEnd { id: scan.id });
             self.scan = None;
@@ -278,6 +282,8 @@ fn on_hello<S: Storage>(
     match members.meet(hello.lineage, info.incarnation, hello.empty, empty) {
         Meeting::Fine => {}
         Meeting::WeYield => {
+            // Or the next lifetime may find an empty mesh again, and never this one.
+            members.discovered(&[info.address]);
             let reason = "it is empty and was found by a mesh that is not".to_owned();
             mesh.ask_rebirth(Rebirth { reason, only_if_empty: true });
             return Err(Ending::Refuse(Reason::Leaving, "starting over".to_owned()));
@@ -288,7 +294,8 @@ fn on_hello<S: Storage>(
         Meeting::Conflict => {
             let name = &info.name;
             members.met_stranger(info.incarnation, &mesh.progress);
-            mesh.note(true, format!("mesh   {name} belongs to another mesh; both hold data"));
+            let text = format!("mesh   {name} belongs to another mesh; both hold data");
+            mesh.complain(text.clone(), text);
             return Err(Ending::Refuse(Reason::Lineage, "both hold data of their own".to_owned()));
         }
     }

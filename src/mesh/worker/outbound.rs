@@ -6,7 +6,7 @@ use super::{Context, Ending, LinkId, MS, Rebirth, Worker, cursor_for};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::figures::Stream;
 use crate::mesh::log::{Cursor, Log};
-use crate::mesh::members::{Meeting, PullPlan};
+use crate::mesh::members::{Meeting, Members, PullPlan};
 use crate::mesh::{Counters, Mesh, is_empty};
 use crate::peer::frame::{Frame, Hello, PullBegin, Reason, Welcome};
 use crate::peer::link::Link;
@@ -71,6 +71,13 @@ pub(super) struct Pulling {
     records: u64,
 }
 
+impl Pulling {
+    /// Records may have come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begin.is_some()
+    }
+}
+
 impl Worker {
     pub(super) fn say_hello<S: Storage>(&mut self, id: LinkId, context: Context<'_, S>) {
         let members = self.mesh.members.lock();
@@ -93,7 +100,7 @@ impl Worker {
         let link = self.targets.get(&plan.donor).and_then(|target| target.link);
         let Some((link, slot)) = link.and_then(|link| self.slots.get_mut(&link).map(|slot| (link, slot)))
         else {
-            self.mesh.members.lock().fail_pull(0);
+            self.mesh.members.lock().fail_pull(false, 0);
             return;
         };
         let id = self.next_pull;
@@ -213,10 +220,13 @@ fn finish<S>(worker: &Worker, pulling: Pulling, out: &Outbound, context: Context
     let mut members = mesh.members.lock();
     let Some(begin) = pulling.begin else {
         mesh.counters.pulls_abandoned.fetch_add(1, Ordering::Relaxed);
-        return members.fail_pull(context.now.mono_ns);
+        return members.fail_pull(false, context.now.mono_ns);
     };
     context.clock.observe(begin.floor);
     let is_complete = members.finish_pull(&begin, &mesh.progress);
+    if !is_complete {
+        members.fail_pull(true, context.now.mono_ns);
+    }
     mesh.floor.store(members.floor().0, Ordering::Release);
     let donor = out.peer.and_then(|peer| members.others().find(|member| member.info.incarnation == peer));
     let donor = donor.map_or_else(|| out.address.to_string(), |member| member.info.name.clone());
@@ -250,7 +260,7 @@ fn on_welcome<S: Storage>(
         Meeting::Fine => {}
         // It has seen the same and starts over.
         Meeting::TheyYield => return Err(Ending::Close),
-        Meeting::WeYield => return yield_to_them(&mesh),
+        Meeting::WeYield => return yield_to_them(&mesh, &mut members, out.address),
         Meeting::Conflict => {
             members.met_stranger(peer, &mesh.progress);
             return conflict(&mesh, &info.name);
@@ -270,8 +280,8 @@ fn on_welcome<S: Storage>(
     mesh.publish(&members);
     drop(members);
     // The seed has a name now; links to members are kept by their incarnation.
-    if let Some((seed, _)) = worker.seeds.get_mut(&out.address)
-        && *seed == Some(id)
+    if let Some(seed) = worker.seeds.get_mut(&out.address)
+        && seed.link == Some(id)
     {
         worker.seeds.remove(&out.address);
     }
@@ -310,7 +320,9 @@ fn on_welcome<S: Storage>(
     Ok(())
 }
 
-fn yield_to_them(mesh: &Mesh) -> Result<(), Ending> {
+fn yield_to_them(mesh: &Mesh, members: &mut Members, address: SocketAddr) -> Result<(), Ending> {
+    // The next lifetime must find them too, however this one came to know of them.
+    members.discovered(&[address]);
     let reason = "it is empty and found a mesh that is not".to_owned();
     mesh.ask_rebirth(Rebirth { reason, only_if_empty: true });
     Err(Ending::Close)
@@ -320,7 +332,7 @@ fn conflict(mesh: &Mesh, name: &str) -> Result<(), Ending> {
     let text = format!(
         "mesh   {name} belongs to another mesh and both hold data: they stay apart until one is restarted"
     );
-    mesh.note(true, text);
+    mesh.complain(text.clone(), text);
     Err(Ending::Refuse(Reason::Lineage, "both hold data of their own".to_owned()))
 }
 
@@ -341,7 +353,7 @@ fn on_refusal<S>(
                 members.on_refused(gone);
             }
         }
-        Reason::Yield => return yield_to_them(mesh),
+        Reason::Yield => return yield_to_them(mesh, &mut mesh.members.lock(), out.address),
         Reason::Removed => {
             let reason = format!("{} says that it was {detail}", out.address);
             mesh.ask_rebirth(Rebirth { reason, only_if_empty: false });
@@ -354,7 +366,12 @@ fn on_refusal<S>(
             if let Some(peer) = out.peer() {
                 mesh.members.lock().met_stranger(peer, &mesh.progress);
             }
-            mesh.note(true, format!("mesh   {} belongs to another mesh: {detail}", out.address));
+            let text = format!("mesh   {} belongs to another mesh: {detail}", out.address);
+            mesh.complain(text.clone(), text);
+        }
+        _ if reason.is_trouble() => {
+            let cause = format!("{} refuses this node: {}", out.address, reason.label());
+            mesh.complain(cause.clone(), format!("peer   {cause}: {detail}"));
         }
         _ => {}
     }

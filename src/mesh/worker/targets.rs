@@ -2,13 +2,35 @@
 
 use super::{Context, LinkId, MS, Worker};
 use crate::base::version::Incarnation;
-use crate::limits::REDIAL_MS;
+use crate::limits::{REDIAL_MS, REDIAL_MS_MAX};
 use crate::mesh::figures::Stream;
 use crate::mesh::view::Health;
 use crate::peer::frame::Reason;
 use crate::store::Storage;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// A seed is dialed so often before it is left alone for longer and longer, and so often that doubles.
+const SEED_TRIES: u32 = 8;
+const SEED_DOUBLINGS_MAX: u32 = 4;
+
+/// An address that was told, behind which nobody is known.
+#[derive(Debug, Default)]
+pub(super) struct Seed {
+    pub(super) link: Option<LinkId>,
+    pub(super) retry_ns: u64,
+    failures: u32,
+}
+
+impl Seed {
+    /// Nobody was met there: at first it is tried often, since it may just be starting, then for ever at a slow pace.
+    pub(super) fn failed(&mut self, now_ns: u64, jitter_ms: u64) {
+        let doublings = self.failures.saturating_sub(SEED_TRIES).min(SEED_DOUBLINGS_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.link = None;
+        self.retry_ns = now_ns + (((REDIAL_MS_MAX / 4) << doublings) + jitter_ms) * MS;
+    }
+}
 
 /// A member to stream to.
 #[derive(Debug)]

@@ -82,11 +82,14 @@ impl Worker {
             return;
         }
         let unmet = self.mesh.members.lock().unmet_seeds();
+        if self.seeds.len() > unmet.len() {
+            self.seeds.retain(|address, seed| seed.link.is_some() || unmet.contains(address));
+        }
         for address in unmet {
-            let (link, retry_ns) = self.seeds.get(&address).copied().unwrap_or((None, 0));
-            if link.is_none() && now_ns >= retry_ns {
+            let seed = self.seeds.entry(address).or_default();
+            if seed.link.is_none() && now_ns >= seed.retry_ns {
                 let id = self.dial_to(address, None, now_ns);
-                self.seeds.insert(address, (Some(id), 0));
+                self.seeds.entry(address).or_default().link = Some(id);
             }
         }
     }
@@ -106,19 +109,23 @@ impl Worker {
         }
         let mesh = Arc::clone(&self.mesh);
         let own_closed = mesh.own_closed();
-        let mutation = mesh.config.mutation;
         let rules = Rules {
             forget_ms: mesh.config.forget_ms,
             seeds_expected: mesh.config.seeds_expected,
-            floor_ignores_views: mutation == Mutation::FloorIgnoresViews,
-            floor_without_others: mutation == Mutation::FloorWithoutOthers,
-            skip_counting: mutation == Mutation::ReadyWithoutBeingCounted,
-            no_reconciliation: mutation == Mutation::NoReconciliation,
+            sees_mesh: mesh.sees_mesh.load(Ordering::Acquire),
+            mutation: mesh.config.mutation,
             latest: context.clock.latest().next(),
         };
         let mut members = mesh.members.lock();
         members.tick(&mesh.progress, own_closed, rules, now_ns);
         mesh.judge_clock(&members);
+        if rules.sees_mesh && members.is_locked_out(now_ns) {
+            mesh.complain(
+                "locked out",
+                "mesh   there is a node that is ready, but no link to its peer port comes about (another secret, \
+                 another version, a port that is closed): waiting for one",
+            );
+        }
         if members.beat_now || now_ns >= self.beat_ns {
             members.beat_now = false;
             self.beat_ns = now_ns + members.beat_pause_ns();
@@ -129,7 +136,8 @@ impl Worker {
             link.and_then(|link| self.slots.get(&link))
                 .is_some_and(|slot| matches!(slot.role, Role::Out(Outbound { cursor: Some(_), .. })))
         };
-        let plan = members.begin_pull(&mesh.progress, can_ask, rules.no_reconciliation, now_ns);
+        let plan =
+            members.begin_pull(&mesh.progress, can_ask, rules.mutation == Mutation::NoReconciliation, now_ns);
         let events = std::mem::take(&mut members.events);
         for settled in members.take_settled() {
             context.store.release_writer(settled);

@@ -149,9 +149,9 @@ impl<S: Storage> Engine<S> {
             Ok(action) => action,
             Err(code) => Action::Error(code),
         };
-        if let Action::List(_) = operation.action
+        if let Action::List(listing) = operation.action
             && !head.version_11
-            && !head.query.windows(6).any(|name| name == b"limit=")
+            && self.listings[listing as usize].as_ref().is_some_and(Plan::is_stream)
         {
             // Nothing but the end of the connection can tell a 1.0 client where a stream ends.
             operation.framing.persistence = Persistence::Close;

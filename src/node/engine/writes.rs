@@ -1,11 +1,10 @@
 //! What follows a write that the store has taken: the log for the peers, and the answer, which may have to
 //! wait for them.
 
-use super::Engine;
-use super::plan::{Operation, Span};
+use super::plan::Operation;
+use super::{Engine, Unended};
 use crate::base::clock::Now;
 use crate::http::error::Status;
-use crate::limits::ACKS_WAIT_MS;
 use crate::node::acks::{self, Held, Token, Wait};
 use crate::peer::operation::{Kind, Operation as Logged};
 use crate::store::{Applied, Storage};
@@ -38,10 +37,6 @@ impl<S: Storage> Engine<S> {
             return Status::Ok;
         };
         let Engine { input, scratch, mesh, node, .. } = self;
-        let text = |span: Span| -> &[u8] {
-            let from: &[u8] = if span.decoded { scratch } else { input };
-            &from[span.start as usize..(span.start + span.length) as usize]
-        };
         let expires_at_ms = if operation.ttl_ms == 0 { 0 } else { self.now.wall_ms + operation.ttl_ms };
         let logged = match kind {
             Kind::Set => Logged {
@@ -49,15 +44,15 @@ impl<S: Storage> Engine<S> {
                 hlc: version.hlc,
                 expires_at_ms,
                 marks: operation.marks.0,
-                key: text(operation.key),
-                value: text(operation.value),
+                key: operation.key.of(input, scratch),
+                value: operation.value.of(input, scratch),
             },
             Kind::Rm => Logged {
                 kind,
                 hlc: version.hlc,
                 expires_at_ms: 0,
                 marks: 0,
-                key: text(operation.key),
+                key: operation.key.of(input, scratch),
                 value: &[],
             },
             Kind::Clear => {
@@ -88,8 +83,8 @@ impl<S: Storage> Engine<S> {
     pub(super) fn hold(&mut self, operation: &Operation, start: usize, end: usize) {
         let Some(wanted) = acks::wanted(operation.acks) else { return };
         let turn = &mut self.turns[usize::from(operation.connection)];
-        let deadline_ns = self.now.mono_ns + ACKS_WAIT_MS * 1_000_000;
-        let held = turn.held.get_or_insert_with(|| Box::new(Held { waits: Vec::new(), deadline_ns }));
+        let begun_ns = self.now.mono_ns;
+        let held = turn.held.get_or_insert_with(|| Box::new(Held { waits: Vec::new(), begun_ns }));
         held.waits.push(Wait {
             start: start - turn.output.start,
             length: end - start,
@@ -98,11 +93,35 @@ impl<S: Storage> Engine<S> {
             needed: self.mesh.acks(operation.waits_for, wanted).needed,
             life: self.mesh.life(),
             framing: operation.framing,
+            route: operation.route,
         });
     }
 
-    /// Whether held answers may leave now; `bytes` are the connection's answers from their beginning.
-    pub fn release(&self, held: &mut Held, now: Now, bytes: &mut Vec<u8>) -> bool {
-        held.release(&self.mesh, &self.node.answers, now.mono_ns, bytes)
+    /// Whether held answers may leave now; `bytes` are the connection's answers from their beginning, `unended`
+    /// their requests.
+    pub fn release(&self, held: &mut Held, unended: &[Unended], now: Now, bytes: &mut Vec<u8>) -> bool {
+        let begun_ns = held.begun_ns;
+        held.release(&self.mesh, &self.node.answers, now.mono_ns, bytes, |wait, status| {
+            self.settled(wait, status, now.mono_ns.saturating_sub(begun_ns), unended);
+        })
+    }
+
+    /// The client of these requests has gone: those whose answers are held count as if their time were up now.
+    pub fn abandon(&self, held: Option<&Held>, unended: &[Unended], now: Now) {
+        if let Some(held) = held {
+            let duration_ns = now.mono_ns.saturating_sub(held.begun_ns);
+            for wait in &held.waits {
+                let status = if wait.is_held(&self.mesh) { Status::Ok } else { Status::Unavailable };
+                self.settled(wait, status, duration_ns, unended);
+            }
+        }
+        self.ended_late(unended);
+    }
+
+    /// The outcome of a write that waited is known.
+    fn settled(&self, wait: &Wait, status: Status, duration_ns: u64, unended: &[Unended]) {
+        self.metrics.commands[wait.route as usize][status as usize].add(1);
+        self.metrics.record_duration(wait.route, 1, duration_ns);
+        self.completed_late(wait.seq, status, unended);
     }
 }

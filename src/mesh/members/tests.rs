@@ -1,0 +1,76 @@
+//! Goal: rules of the membership that a whole mesh shows only by luck. Method: one node's, told by hand.
+
+use super::*;
+use crate::mesh::Mutation;
+
+const ONE: Incarnation = Incarnation(1);
+const OTHER: Incarnation = Incarnation(2);
+
+const RULES: Rules = Rules {
+    forget_ms: 3_600_000,
+    seeds_expected: true,
+    sees_mesh: false,
+    mutation: Mutation::None,
+    latest: Hlc::ZERO,
+};
+
+fn info(incarnation: Incarnation) -> MemberInfo {
+    MemberInfo {
+        incarnation,
+        name: format!("n{}", incarnation.0),
+        address: SocketAddr::from(([10, 0, 0, incarnation.0 as u8], 7373)),
+        http_port: 8080,
+        workers: 1,
+    }
+}
+
+fn beat() -> Beat {
+    Beat {
+        sent_ns: 0,
+        phase: Phase::Ready,
+        view_hash: 0,
+        stable: Hlc::ZERO,
+        floor: Hlc::ZERO,
+        members: vec![(info(OTHER), false)],
+        removed: Vec::new(),
+        vectors: Vec::new(),
+    }
+}
+
+fn with_other(progress: &Progress) -> Members {
+    let mut members = Members::new(info(ONE), 0, Random::new(1));
+    members.add(&info(OTHER), progress, false, 0).expect("nothing against it");
+    members
+}
+
+#[test]
+fn what_came_in_while_it_slept_was_not_heard_in_the_future() {
+    let progress = Progress::default();
+    let mut members = with_other(&progress);
+    members.on_beat(OTHER, beat(), &progress, 1);
+    members.tick(&progress, Hlc::ZERO, RULES, 2);
+    // Asleep for long; when it wakes, a beat is there before its first tick.
+    let woke = 60_000 * MS;
+    members.on_beat(OTHER, beat(), &progress, woke);
+    members.tick(&progress, Hlc::ZERO, RULES, woke + MS);
+    for after_ms in (0..DOWN_MS).step_by(500) {
+        members.tick(&progress, Hlc::ZERO, RULES, woke + after_ms * MS);
+        assert_ne!(members.members[&OTHER].health, Health::Down, "{after_ms} ms after the last beat");
+    }
+    members.tick(&progress, Hlc::ZERO, RULES, woke + (DOWN_MS + 1) * MS);
+    assert_eq!(members.members[&OTHER].health, Health::Down);
+}
+
+#[test]
+fn who_has_no_copy_settles_nothing() {
+    for loaded in [false, true] {
+        let progress = Progress::default();
+        let mut members = with_other(&progress);
+        members.remove(OTHER, &progress, 1);
+        members.loaded = loaded;
+        members.reconcile(&progress, RULES);
+        // There is nobody who could hold anything else; but without a copy, nothing is not what was written.
+        let settled = progress.get(OTHER).expect("it was a member").is_settled();
+        assert_eq!(settled, loaded);
+    }
+}
