@@ -421,7 +421,10 @@ fn a_node_that_cannot_take_what_others_have_accepted_is_not_healthy() {
     assert!(small.log.lock().expect("a log").contains("refused: memory"));
     // What it takes itself goes on; with room it catches up, and is healthy again.
     assert_eq!(body(&small, "/clear"), "{\"success\":true}");
-    assert_eq!(body(&roomy, "/set?k=k&v=1"), "{\"success\":true}");
+    // It is tried again after some seconds, which is longer than a write waits for an answer: hence w=local.
+    assert_eq!(body(&roomy, "/set?k=k&v=1&w=local"), "{\"success\":true}");
     until("it holds what the other has accepted", || body(&small, "/get?k=k") == "\"1\"");
     until("it is healthy", is_healthy);
+    assert_eq!(body(&roomy, "/set?k=k&v=2"), "{\"success\":true}");
+    assert_eq!(body(&small, "/get?k=k"), "\"2\"");
 }
