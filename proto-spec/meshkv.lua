@@ -22,7 +22,7 @@ local TYPES = {
 }
 local REASONS = {
     "protocol", "lineage", "yield", "removed", "yourself", "clock", "gap", "memory", "full", "leaving", "replaced",
-    "silent", "name",
+    "silent", "name", "unsettled",
 }
 local PHASES = { [0] = "joining", [1] = "prepared", [2] = "ready", [3] = "left" }
 local KINDS = { [0] = "set", [1] = "rm", [2] = "clear" }

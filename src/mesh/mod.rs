@@ -150,10 +150,12 @@ pub enum Mutation {
     LeftBehindStays,
     /// A member that is away for long enough is removed by each by itself.
     ForgetsWithoutMajority,
+    /// What this node has said to hold binds it only once it has heard what others made of that.
+    ClaimsForgotten,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 11] = {
+    pub const ALL: [Mutation; 12] = {
         use Mutation::*;
         [
             FloorWithoutOthers,
@@ -167,6 +169,7 @@ impl Mutation {
             BelowTheFloor,
             LeftBehindStays,
             ForgetsWithoutMajority,
+            ClaimsForgotten,
         ]
     };
 }
@@ -239,6 +242,8 @@ pub struct Mesh {
     /// HTTP addresses that a client has told us of, to be asked for their members.
     hints: Mutex<Vec<String>>,
     floor: AtomicU64,
+    /// See [`Members::contested`].
+    contested: AtomicU64,
     /// Half of the lineage, 0 for none: to tell on every frame whether a link still belongs.
     lineage: AtomicU64,
     /// The jump of the machine's clock that is being ignored, in milliseconds.
@@ -284,6 +289,7 @@ impl Mesh {
             notes: Mutex::new(Vec::new()),
             hints: Mutex::new(Vec::new()),
             floor: AtomicU64::new(0),
+            contested: AtomicU64::new(0),
             lineage: AtomicU64::new(lineage_tag(lineage)),
             jump_ms: AtomicI64::new(0),
             sees_mesh: AtomicBool::new(false),
@@ -444,9 +450,19 @@ impl Mesh {
     fn publish(&self, members: &Members) {
         let version = self.view_version.load(Ordering::Relaxed) + 1;
         *self.view.write() = Arc::new(members.view(version));
-        self.floor.store(members.floor().0, Ordering::Release);
+        self.publish_floor(members);
         self.lineage.store(lineage_tag(members.lineage()), Ordering::Release);
         self.view_version.store(version, Ordering::Release);
+    }
+
+    fn publish_floor(&self, members: &Members) {
+        self.floor.store(members.floor().0, Ordering::Release);
+        self.contested.store(members.contested().0, Ordering::Release);
+    }
+
+    /// Writes at or below this may have been decided elsewhere without this node's knowledge.
+    fn contested(&self) -> Hlc {
+        Hlc(self.contested.load(Ordering::Acquire))
     }
 
     /// The driver's clock has jumped by so much and is not followed; 0: it is followed. To be said whenever

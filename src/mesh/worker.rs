@@ -570,6 +570,11 @@ impl Ending {
     fn protocol(detail: &str) -> Ending {
         Ending::Refuse(Reason::Protocol, detail.to_owned())
     }
+
+    fn unsettled() -> Ending {
+        let detail = "writes that may have been decided: not before all agree who is a member";
+        Ending::Refuse(Reason::Unsettled, detail.to_owned())
+    }
 }
 
 /// What a cursor tells of its link: where a stream begins.

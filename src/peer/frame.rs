@@ -42,14 +42,16 @@ pub enum Reason {
     Silent = 12,
     /// A live node has this name already.
     Name = 13,
+    /// Writes that may lie below what others have decided: to be sent again when all agree who is a member.
+    Unsettled = 14,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 13] = {
+    pub const ALL: [Reason; 14] = {
         use Reason::*;
         [
             Protocol, Lineage, Yield, Removed, Yourself, Clock, Gap, Memory, Full, Leaving, Replaced, Silent,
-            Name,
+            Name, Unsettled,
         ]
     };
 
@@ -75,6 +77,7 @@ impl Reason {
             Reason::Replaced => "replaced",
             Reason::Silent => "silent",
             Reason::Name => "name",
+            Reason::Unsettled => "unsettled",
         }
     }
 }

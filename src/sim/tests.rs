@@ -48,7 +48,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// The seeds where each rule's absence is noticed; none: a named scenario does, chance hardly ever. If a change moves
 /// that, the search below finds the next seed.
-const NOTICED: [(Mutation, Option<u64>); 11] = [
+const NOTICED: [(Mutation, Option<u64>); 12] = [
     (Mutation::FloorWithoutOthers, Some(1)),
     (Mutation::CollectByAge, None),
     (Mutation::FloorIgnoresViews, Some(3)),
@@ -60,6 +60,7 @@ const NOTICED: [(Mutation, Option<u64>); 11] = [
     (Mutation::BelowTheFloor, None),
     (Mutation::LeftBehindStays, None),
     (Mutation::ForgetsWithoutMajority, None),
+    (Mutation::ClaimsForgotten, None),
 ];
 
 #[test]

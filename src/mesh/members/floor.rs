@@ -21,13 +21,11 @@ impl Members {
     /// A floor is never beyond what any member of the view has said to hold completely. One that is beyond
     /// anything that this node, or the one that it was copied from, ever said was made without it: what was
     /// removed below it may be here still, and its tombstone collected.
-    pub(super) fn notice_being_left_behind(&mut self, rules: Rules) {
+    pub(super) fn is_left_behind(&self, rules: Rules) -> bool {
         let reports = self.members.values().filter_map(|member| member.report.as_ref());
         let highest = reports.map(|report| report.floor).max().unwrap_or(Hlc::ZERO);
         let stays = rules.mutation == Mutation::LeftBehindStays;
-        if self.loaded && !stays && highest > self.greatest_stable {
-            self.events.push(Event::Rebirth { reason: "the others have gone on without it" });
-        }
+        self.loaded && !stays && highest > self.greatest_stable
     }
 
     /// Sees to it that of former members everybody holds the same, and then forgets how much that was.
@@ -127,6 +125,10 @@ impl Members {
         if self.phase != Phase::Ready || self.is_unreconciled(progress) {
             return;
         }
+        // Marks may come before the first beat; that one's floor is to be held against what was stable without them.
+        if self.members.values().any(|member| member.report.is_none()) {
+            return;
+        }
         let closed = |inc: &Incarnation| progress.get(*inc).map_or(Hlc::ZERO, |origin| origin.closed());
         let stable = self.members.keys().map(closed).min().unwrap_or(own_closed).min(own_closed);
         self.stable = stable;
@@ -149,6 +151,33 @@ impl Members {
             true => reported.filter(|stable| *stable > Hlc::ZERO).min().unwrap_or(stable),
         };
         self.floor = self.floor.max(least.min(stable));
+    }
+
+    /// Finds out how far others have gone by what this node has said to hold completely.
+    ///
+    /// They hear its `stable` and advance their floor; it hears of that later. Whoever it meets in between, and who
+    /// was in nobody's view (the only one who knew both has gone), may bring writes below that floor. Those who may
+    /// have gone on are all from whom everything up to the greatest `stable` was had: what they report under a view
+    /// that holds the newcomer is the last that they could make of it. Until then such writes are not taken.
+    ///
+    /// Writes of somebody whom a member has let in are never below it: that member has said nothing since under a
+    /// view without the newcomer, whose clock has seen everything that the member's had.
+    pub(super) fn settle_claims(&mut self, progress: &Progress, rules: Rules) {
+        if rules.mutation == Mutation::ClaimsForgotten {
+            self.contested = Hlc::ZERO;
+            return;
+        }
+        let claimed = self.greatest_stable;
+        let hash = self.view_hash();
+        let closed = |inc: &Incarnation| progress.get(*inc).map_or(Hlc::ZERO, |origin| origin.closed());
+        let mut is_known = true;
+        for (_, partner) in self.members.iter().filter(|(inc, _)| closed(inc) >= claimed) {
+            let report = partner.report.as_ref();
+            self.floor = self.floor.max(report.map_or(Hlc::ZERO, |report| report.floor).min(claimed));
+            let has_seen = report.is_some_and(|report| report.view_hash == hash);
+            is_known &= has_seen || partner.health == Health::Down;
+        }
+        self.contested = if is_known { Hlc::ZERO } else { claimed };
     }
 
     /// Fences members that stay away too long, and removes those that a majority has fenced.

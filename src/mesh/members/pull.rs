@@ -158,6 +158,7 @@ impl Members {
             self.adopt_lineage(begin.lineage);
             self.floor = self.floor.max(begin.floor);
             self.greatest_stable = self.greatest_stable.max(begin.stable);
+            self.contested = self.greatest_stable;
         }
         self.beat_now = true;
         true

@@ -5,6 +5,7 @@
 
 use super::{Context, Ending};
 use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
+use crate::mesh::progress::Origin;
 use crate::mesh::{Mesh, Mutation};
 use crate::peer::frame::Reason;
 use crate::peer::operation::{Kind, Operation};
@@ -19,6 +20,10 @@ pub(super) struct Intake<'a, S> {
     context: Context<'a, S>,
     /// Decided before: at or below the floor.
     decided: Hlc,
+    /// May have been decided elsewhere, unless its writer's writes up to there were all had.
+    contested: Hlc,
+    /// Up to where they were.
+    closed: Option<(Incarnation, Hlc)>,
     known: Option<(Incarnation, WriterIndex)>,
 }
 
@@ -36,8 +41,24 @@ pub(super) struct Taken {
 }
 
 impl<'a, S: Storage> Intake<'a, S> {
-    pub(super) fn new(mesh: &'a Mesh, context: Context<'a, S>) -> Intake<'a, S> {
-        Intake { mesh, context, decided: mesh.decided(), known: None }
+    /// `from`: whose own stream it is. Not to be called with one of its streams locked.
+    pub(super) fn new(mesh: &'a Mesh, from: Option<&Origin>, context: Context<'a, S>) -> Intake<'a, S> {
+        let contested = mesh.contested();
+        let closed = from.filter(|_| contested > Hlc::ZERO).map(|from| (from.incarnation, from.closed()));
+        Intake { mesh, context, decided: mesh.decided(), contested, closed, known: None }
+    }
+
+    /// Whether a write may lie below what others have decided without knowing its writer.
+    pub(super) fn is_contested(&mut self, hlc: Hlc, writer: Incarnation) -> bool {
+        if hlc > self.contested {
+            return false;
+        }
+        let closed = match self.closed {
+            Some((known, closed)) if known == writer => closed,
+            _ => closed_by(self.mesh, writer),
+        };
+        self.closed = Some((writer, closed));
+        closed < hlc
     }
 
     /// Takes in at most [`BATCH`] writes, in their order.
@@ -84,6 +105,9 @@ impl<'a, S: Storage> Intake<'a, S> {
             self.mesh.counters.below_floor.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return Ok(false);
         }
+        if self.is_contested(operation.hlc, writer) {
+            return Err(Ending::unsettled());
+        }
         if operation.kind == Kind::Clear {
             return apply_clear((operation.hlc, writer), self.context).map(|()| true);
         }
@@ -114,6 +138,11 @@ impl<'a, S: Storage> Intake<'a, S> {
             Err(_) => Err(Ending::Refuse(Reason::Memory, "the record does not fit".to_owned())),
         }
     }
+}
+
+/// Up to where everything of this writer is held. Of a former one that was forgotten, or of this node: all.
+fn closed_by(mesh: &Mesh, writer: Incarnation) -> Hlc {
+    mesh.progress.get(writer).map_or(Hlc(u64::MAX), |origin| origin.closed())
 }
 
 fn writer_index<S: Storage>(writer: Incarnation, store: &S) -> Result<WriterIndex, Ending> {

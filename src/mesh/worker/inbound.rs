@@ -168,6 +168,7 @@ pub(super) fn on_frame<S: Storage>(
         }
         Frame::Ops { .. } if from.lineage == 0 => Err(Ending::protocol("operations without a lineage")),
         Frame::Ops { first, count, ack_now, bytes } => {
+            let mut intake = Intake::new(&worker.mesh, Some(&from.origin), context);
             let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
             if first > from.position + 1 {
                 return Err(Ending::Refuse(Reason::Gap, "operations are missing".to_owned()));
@@ -176,7 +177,6 @@ pub(super) fn on_frame<S: Storage>(
             for known in operations.by_ref().take((from.position + 1 - first) as usize) {
                 known.map_err(|defect| Ending::protocol(&defect.to_string()))?;
             }
-            let mut intake = Intake::new(&worker.mesh, context);
             let mut batch = Vec::with_capacity(BATCH.min(count as usize));
             let mut ending = Ok(());
             let (mut applied, mut superseded) = (0, 0);
@@ -338,12 +338,12 @@ fn on_beat<S>(
 ) -> Result<(), Ending> {
     let mesh = &worker.mesh;
     let sent_ns = beat.sent_ns;
-    let ahead = beat.floor.millis().saturating_sub(context.now.wall_ms);
+    let ahead = beat.floor.max(beat.stable).millis().saturating_sub(context.now.wall_ms);
     if ahead > crate::limits::STAMP_AHEAD_MS {
         return Err(Ending::Refuse(Reason::Clock, format!("a floor {ahead} ms ahead of this node's clock")));
     }
-    // Below it everything is decided: what is written here from now on must not be.
-    context.clock.observe(beat.floor);
+    // Below the one everything is decided, below the other it may be soon: what is written from now on must not be.
+    context.clock.observe(beat.floor.max(beat.stable));
     let mut members = mesh.members.lock();
     if let Some(detail) = members.refusal_of(from) {
         return Err(Ending::Refuse(Reason::Removed, detail.to_owned()));

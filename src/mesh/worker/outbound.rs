@@ -174,6 +174,11 @@ pub(super) fn on_frame<S: Storage>(
         Frame::PullBegin(begin) => {
             let pulling = worker.pulling.as_mut().filter(|p| p.id == begin.id && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
+            let is_newer = begin.clear.0 > context.store.clear_version().hlc;
+            if is_newer && Intake::new(&worker.mesh, None, context).is_contested(begin.clear.0, begin.clear.1)
+            {
+                return Err(Ending::unsettled());
+            }
             apply_clear(begin.clear, context)?;
             pulling.begun_ns = context.now.mono_ns;
             pulling.begin = Some(begin);
@@ -182,7 +187,7 @@ pub(super) fn on_frame<S: Storage>(
         Frame::Records { id: pull, writers, bytes } => {
             let pulling = worker.pulling.as_mut().filter(|p| p.id == pull && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
-            let mut intake = Intake::new(&worker.mesh, context);
+            let mut intake = Intake::new(&worker.mesh, None, context);
             let mut records = Frame::records(writers, bytes);
             let mut batch = Vec::with_capacity(BATCH);
             loop {
@@ -222,12 +227,12 @@ fn finish<S>(worker: &Worker, pulling: Pulling, out: &Outbound, context: Context
         mesh.counters.pulls_abandoned.fetch_add(1, Ordering::Relaxed);
         return members.fail_pull(false, context.now.mono_ns);
     };
-    context.clock.observe(begin.floor);
+    context.clock.observe(begin.stable.max(begin.floor));
     let is_complete = members.finish_pull(&begin, &mesh.progress);
     if !is_complete {
         members.fail_pull(true, context.now.mono_ns);
     }
-    mesh.floor.store(members.floor().0, Ordering::Release);
+    mesh.publish_floor(&members);
     let donor = out.peer.and_then(|peer| members.others().find(|member| member.info.incarnation == peer));
     let donor = donor.map_or_else(|| out.address.to_string(), |member| member.info.name.clone());
     drop(members);

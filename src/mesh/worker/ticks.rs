@@ -142,9 +142,10 @@ impl Worker {
         for settled in members.take_settled() {
             context.store.release_writer(settled);
         }
-        if std::mem::take(&mut members.dirty) || mesh.floor.load(Ordering::Acquire) != members.floor().0 {
+        if std::mem::take(&mut members.dirty) || mesh.decided() != members.floor() {
             mesh.publish(&members);
         }
+        mesh.publish_floor(&members);
         drop(members);
         if let Some(plan) = plan {
             self.ask(&plan);
