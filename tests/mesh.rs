@@ -285,6 +285,71 @@ fn strangers_on_the_peer_port_do_no_harm() {
 }
 
 #[test]
+fn a_stamp_too_far_ahead_ends_the_link_and_leaves_nothing() {
+    use meshkv::base::version::{Hlc, Incarnation};
+    use meshkv::peer::Frame;
+    use meshkv::peer::frame::{Hello, MemberInfo, Reason};
+    use meshkv::peer::link::{Keys, Link};
+    use meshkv::peer::operation::{Kind, Operation};
+
+    let a = node("a", None);
+    let b = node("b", Some(&a));
+    let peer = status(&b)["mesh"]["peers"][0]["address"].as_str().expect("an address").to_owned();
+    let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as u64;
+    let mut stream = TcpStream::connect(&peer).expect("connected");
+    stream.set_read_timeout(Some(SOON)).expect("set");
+    let mut link = Link::dial(Keys::default());
+    let info = MemberInfo {
+        incarnation: Incarnation(u128::from(now_ms) << 80 | 7),
+        name: "stranger".to_owned(),
+        address: "127.0.0.1:9".parse().expect("an address"),
+        http_port: 9,
+        workers: 1,
+    };
+    let set = |key: &'static str, ahead_ms: u64, bytes: &mut Vec<u8>| {
+        let hlc = Hlc::from_millis(now_ms + ahead_ms);
+        let (key, value) = (key.as_bytes(), b"v");
+        Operation { kind: Kind::Set, hlc, expires_at_ms: 0, marks: 0, key, value }.encode(bytes);
+    };
+    // One that is taken, one 70 s ahead, and one behind that.
+    let mut bytes = Vec::new();
+    for (key, ahead_ms) in [("soon", 30_000), ("later", 70_000), ("never", 0)] {
+        set(key, ahead_ms, &mut bytes);
+    }
+    let mut refusal = None;
+    let mut buffer = [0; 4096];
+    while refusal.is_none() {
+        stream.write_all(link.output()).expect("sent");
+        link.wrote(link.output().len());
+        let count = stream.read(&mut buffer).expect("an answer");
+        assert!(count > 0, "closed without a word");
+        if link.receive(&buffer[..count]).expect("the protocol") {
+            link.send(&Frame::Hello(Hello { member: info.clone(), lineage: 0, empty: true, worker: 0 }));
+        }
+        let mut lineage = None;
+        while let Some(frame) = link.next_frame().expect("a frame") {
+            match frame {
+                Frame::Welcome(welcome) => lineage = Some(welcome.lineage),
+                Frame::Refuse { reason, detail } => refusal = Some((reason, detail.to_owned())),
+                _ => {}
+            }
+        }
+        if let Some(lineage) = lineage {
+            link.send(&Frame::Lineage(lineage));
+            link.send(&Frame::Ops { first: 1, count: 3, ack_now: true, bytes: &bytes });
+        }
+    }
+    let (reason, detail) = refusal.expect("a refusal");
+    assert_eq!(reason, Reason::Clock, "{detail}");
+    assert!(detail.starts_with("a stamp ") && detail.contains("ms ahead of this node's clock"), "{detail}");
+    assert_eq!(body(&a, "/get?k=soon"), "\"v\"");
+    assert_eq!((get(&a.address, "/get?k=later").status, get(&a.address, "/get?k=never").status), (404, 404));
+    assert!(metric(&a, "meshkv_peer_refusals_total{reason=\"clock\"}") >= 1.0);
+    until("it is logged", || a.log.lock().expect("a log").contains("refused: clock"));
+    assert_eq!(body(&b, "/set?k=k&v=1"), "{\"success\":true}");
+}
+
+#[test]
 fn a_secret_keeps_others_out_and_encrypts() {
     let folder = std::env::temp_dir().join(format!("meshkv-secret-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
