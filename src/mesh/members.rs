@@ -4,6 +4,7 @@
 //! Members are lifetimes. The view is a set that only grows, minus a set that only grows; a lifetime that
 //! was removed never comes back. A view is named by a hash of what it holds.
 
+mod claim;
 mod clock;
 mod compare;
 mod floor;
@@ -63,7 +64,7 @@ pub struct Members {
     /// The greatest `stable` so far, that of the copy's donor included.
     greatest_stable: Hlc,
     floor: Hlc,
-    contested: Hlc,
+    claim: claim::Claim,
     agreed: BTreeSet<Incarnation>,
     pull: pull::State,
     /// To whom the farewell was sent, and when, and who has heard it.
@@ -104,7 +105,7 @@ impl Members {
             stable: Hlc::ZERO,
             greatest_stable: Hlc::ZERO,
             floor: Hlc::ZERO,
-            contested: Hlc::ZERO,
+            claim: claim::Claim::default(),
             agreed: BTreeSet::new(),
             pull: pull::State::default(),
             farewells: BTreeMap::new(),
@@ -143,13 +144,6 @@ impl Members {
     #[must_use]
     pub fn floor(&self) -> Hlc {
         self.floor
-    }
-
-    /// This node has said to hold everything up to here, by which others may have advanced their floor: what comes
-    /// below it from somebody who was no member then has to wait until that is known. Zero: it is known.
-    #[must_use]
-    pub(super) fn contested(&self) -> Hlc {
-        self.contested
     }
 
     /// Members that were given up by a majority.
@@ -313,7 +307,7 @@ impl Members {
                 fenced: false,
             },
         );
-        self.contested = self.greatest_stable;
+        self.open_the_claim();
         self.changed_ns = now_ns;
         self.beat_now = true;
         self.dirty = true;
@@ -461,11 +455,12 @@ impl Members {
         self.judge_health(now_ns);
         self.fence_the_absent(progress, rules, now_ns);
         if self.is_left_behind(rules) {
+            self.stable = Hlc::ZERO;
             return self.events.push(Event::Rebirth { reason: "the others have gone on without it" });
         }
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);
-        self.settle_claims(progress, rules);
+        self.settle_claim(rules);
         self.advance_phase(progress, rules, now_ns);
     }
 

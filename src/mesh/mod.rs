@@ -242,8 +242,8 @@ pub struct Mesh {
     /// HTTP addresses that a client has told us of, to be asked for their members.
     hints: Mutex<Vec<String>>,
     floor: AtomicU64,
-    /// See [`Members::contested`].
-    contested: AtomicU64,
+    /// See `members/claim.rs`.
+    claimed: AtomicU64,
     /// Half of the lineage, 0 for none: to tell on every frame whether a link still belongs.
     lineage: AtomicU64,
     /// The jump of the machine's clock that is being ignored, in milliseconds.
@@ -289,7 +289,7 @@ impl Mesh {
             notes: Mutex::new(Vec::new()),
             hints: Mutex::new(Vec::new()),
             floor: AtomicU64::new(0),
-            contested: AtomicU64::new(0),
+            claimed: AtomicU64::new(0),
             lineage: AtomicU64::new(lineage_tag(lineage)),
             jump_ms: AtomicI64::new(0),
             sees_mesh: AtomicBool::new(false),
@@ -457,12 +457,12 @@ impl Mesh {
 
     fn publish_floor(&self, members: &Members) {
         self.floor.store(members.floor().0, Ordering::Release);
-        self.contested.store(members.contested().0, Ordering::Release);
+        self.claimed.store(members.open_claim().0, Ordering::Release);
     }
 
     /// Writes at or below this may have been decided elsewhere without this node's knowledge.
-    fn contested(&self) -> Hlc {
-        Hlc(self.contested.load(Ordering::Acquire))
+    fn claimed(&self) -> Hlc {
+        Hlc(self.claimed.load(Ordering::Acquire))
     }
 
     /// The driver's clock has jumped by so much and is not followed; 0: it is followed. To be said whenever

@@ -126,13 +126,16 @@ impl Members {
             return;
         }
         // Marks may come before the first beat; that one's floor is to be held against what was stable without them.
-        if self.members.values().any(|member| member.report.is_none()) {
+        if self.members.values().any(|member| member.report.is_none() && member.health != Health::Down) {
             return;
         }
         let closed = |inc: &Incarnation| progress.get(*inc).map_or(Hlc::ZERO, |origin| origin.closed());
         let stable = self.members.keys().map(closed).min().unwrap_or(own_closed).min(own_closed);
         self.stable = stable;
-        self.greatest_stable = self.greatest_stable.max(stable);
+        if stable > self.greatest_stable {
+            self.greatest_stable = stable;
+            self.claim.partners = self.members.keys().copied().collect();
+        }
         let hash = self.view_hash();
         let agreed = self.members.values().all(|m| m.report.as_ref().is_some_and(|r| r.view_hash == hash));
         if agreed {
@@ -151,33 +154,6 @@ impl Members {
             true => reported.filter(|stable| *stable > Hlc::ZERO).min().unwrap_or(stable),
         };
         self.floor = self.floor.max(least.min(stable));
-    }
-
-    /// Finds out how far others have gone by what this node has said to hold completely.
-    ///
-    /// They hear its `stable` and advance their floor; it hears of that later. Whoever it meets in between, and who
-    /// was in nobody's view (the only one who knew both has gone), may bring writes below that floor. Those who may
-    /// have gone on are all from whom everything up to the greatest `stable` was had: what they report under a view
-    /// that holds the newcomer is the last that they could make of it. Until then such writes are not taken.
-    ///
-    /// Writes of somebody whom a member has let in are never below it: that member has said nothing since under a
-    /// view without the newcomer, whose clock has seen everything that the member's had.
-    pub(super) fn settle_claims(&mut self, progress: &Progress, rules: Rules) {
-        if rules.mutation == Mutation::ClaimsForgotten {
-            self.contested = Hlc::ZERO;
-            return;
-        }
-        let claimed = self.greatest_stable;
-        let hash = self.view_hash();
-        let closed = |inc: &Incarnation| progress.get(*inc).map_or(Hlc::ZERO, |origin| origin.closed());
-        let mut is_known = true;
-        for (_, partner) in self.members.iter().filter(|(inc, _)| closed(inc) >= claimed) {
-            let report = partner.report.as_ref();
-            self.floor = self.floor.max(report.map_or(Hlc::ZERO, |report| report.floor).min(claimed));
-            let has_seen = report.is_some_and(|report| report.view_hash == hash);
-            is_known &= has_seen || partner.health == Health::Down;
-        }
-        self.contested = if is_known { Hlc::ZERO } else { claimed };
     }
 
     /// Fences members that stay away too long, and removes those that a majority has fenced.

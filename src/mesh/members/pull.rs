@@ -158,7 +158,8 @@ impl Members {
             self.adopt_lineage(begin.lineage);
             self.floor = self.floor.max(begin.floor);
             self.greatest_stable = self.greatest_stable.max(begin.stable);
-            self.contested = self.greatest_stable;
+            self.claim.partners = self.members.keys().copied().collect();
+            self.open_the_claim();
         }
         self.beat_now = true;
         true

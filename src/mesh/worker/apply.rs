@@ -10,6 +10,7 @@ use crate::mesh::{Mesh, Mutation};
 use crate::peer::frame::Reason;
 use crate::peer::operation::{Kind, Operation};
 use crate::store::{Applied, KeyHash, Marks, NewRecord, Stamp, Storage};
+use std::sync::atomic::Ordering;
 
 /// Writes that are looked up together.
 pub(super) const BATCH: usize = 32;
@@ -20,8 +21,8 @@ pub(super) struct Intake<'a, S> {
     context: Context<'a, S>,
     /// Decided before: at or below the floor.
     decided: Hlc,
-    /// May have been decided elsewhere, unless its writer's writes up to there were all had.
-    contested: Hlc,
+    /// What comes up to here may have been decided elsewhere, unless its writer's writes up to there were all had.
+    claimed: Hlc,
     /// Up to where they were.
     closed: Option<(Incarnation, Hlc)>,
     known: Option<(Incarnation, WriterIndex)>,
@@ -43,14 +44,14 @@ pub(super) struct Taken {
 impl<'a, S: Storage> Intake<'a, S> {
     /// `from`: whose own stream it is. Not to be called with one of its streams locked.
     pub(super) fn new(mesh: &'a Mesh, from: Option<&Origin>, context: Context<'a, S>) -> Intake<'a, S> {
-        let contested = mesh.contested();
-        let closed = from.filter(|_| contested > Hlc::ZERO).map(|from| (from.incarnation, from.closed()));
-        Intake { mesh, context, decided: mesh.decided(), contested, closed, known: None }
+        let claimed = mesh.claimed();
+        let closed = from.filter(|_| claimed > Hlc::ZERO).map(|from| (from.incarnation, from.closed()));
+        Intake { mesh, context, decided: mesh.decided(), claimed, closed, known: None }
     }
 
-    /// Whether a write may lie below what others have decided without knowing its writer.
-    pub(super) fn is_contested(&mut self, hlc: Hlc, writer: Incarnation) -> bool {
-        if hlc > self.contested {
+    /// Whether a write may lie below what others have decided without knowing its writer, and has to wait.
+    pub(super) fn must_wait(&mut self, hlc: Hlc, writer: Incarnation) -> bool {
+        if hlc > self.claimed {
             return false;
         }
         let closed = match self.closed {
@@ -102,10 +103,10 @@ impl<'a, S: Storage> Intake<'a, S> {
             return Err(Ending::Refuse(Reason::Clock, detail));
         }
         if operation.hlc <= self.decided && self.mesh.config.mutation != Mutation::BelowTheFloor {
-            self.mesh.counters.below_floor.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.mesh.counters.below_floor.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
-        if self.is_contested(operation.hlc, writer) {
+        if self.must_wait(operation.hlc, writer) {
             return Err(Ending::unsettled());
         }
         if operation.kind == Kind::Clear {
@@ -140,7 +141,7 @@ impl<'a, S: Storage> Intake<'a, S> {
     }
 }
 
-/// Up to where everything of this writer is held. Of a former one that was forgotten, or of this node: all.
+/// Up to where everything of this writer is held. Of this node, and of one that was forgotten: all.
 fn closed_by(mesh: &Mesh, writer: Incarnation) -> Hlc {
     mesh.progress.get(writer).map_or(Hlc(u64::MAX), |origin| origin.closed())
 }

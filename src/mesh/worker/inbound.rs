@@ -308,6 +308,8 @@ fn on_hello<S: Storage>(
     let Some(applied) = origin.stream(index).map(|stream| stream.applied()) else {
         return Err(Ending::Refuse(Reason::Removed, "removed".to_owned()));
     };
+    // Some of it was ignored, so that it does not count as held.
+    let applied = if origin.is_void() { 0 } else { applied };
     inbound.welcome = Some(Welcome {
         member: members.me().clone(),
         lineage: members.own_lineage(),
@@ -340,7 +342,10 @@ fn on_beat<S>(
     let sent_ns = beat.sent_ns;
     let ahead = beat.floor.max(beat.stable).millis().saturating_sub(context.now.wall_ms);
     if ahead > crate::limits::STAMP_AHEAD_MS {
-        return Err(Ending::Refuse(Reason::Clock, format!("a floor {ahead} ms ahead of this node's clock")));
+        return Err(Ending::Refuse(
+            Reason::Clock,
+            format!("a floor or stable {ahead} ms ahead of this node's clock"),
+        ));
     }
     // Below the one everything is decided, below the other it may be soon: what is written from now on must not be.
     context.clock.observe(beat.floor.max(beat.stable));

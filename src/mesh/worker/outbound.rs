@@ -174,12 +174,14 @@ pub(super) fn on_frame<S: Storage>(
         Frame::PullBegin(begin) => {
             let pulling = worker.pulling.as_mut().filter(|p| p.id == begin.id && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
-            let is_newer = begin.clear.0 > context.store.clear_version().hlc;
-            if is_newer && Intake::new(&worker.mesh, None, context).is_contested(begin.clear.0, begin.clear.1)
-            {
-                return Err(Ending::unsettled());
+            let (clear, writer) = begin.clear;
+            let is_decided = clear <= worker.mesh.decided().max(context.store.clear_version().hlc);
+            if !is_decided {
+                if Intake::new(&worker.mesh, None, context).must_wait(clear, writer) {
+                    return Err(Ending::unsettled());
+                }
+                apply_clear(begin.clear, context)?;
             }
-            apply_clear(begin.clear, context)?;
             pulling.begun_ns = context.now.mono_ns;
             pulling.begin = Some(begin);
             Ok(())

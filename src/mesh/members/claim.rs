@@ -1,0 +1,57 @@
+//! What others may have made of this node's word.
+//!
+//! A node says how far it is `stable`; others advance their floor by that, and it hears of their floor later. Whoever
+//! it meets in between, and who was in nobody's view (the only one who knew both sides has gone), may bring writes
+//! below that floor: they are ignored there and must not be taken here.
+//!
+//! So while the view holds somebody new, such writes wait: those at or below the greatest `stable` that this node ever
+//! said, of a writer whose writes up to there it did not have. What the members of that `stable` report under the
+//! present view is the last that they could make of it without the newcomer; then the floor is known. One that is down
+//! is waited for as well, until it is back or removed: it may have gone further before, and what is taken meanwhile
+//! could be copied on. Nobody else waits for that.
+//!
+//! Writes of somebody whom a member has let in are never below anybody's floor: that member has said nothing since
+//! under a view without the newcomer, whose clock has seen everything that the member's had.
+
+use super::{Members, Rules};
+use crate::base::version::{Hlc, Incarnation};
+use crate::mesh::Mutation;
+use std::collections::BTreeSet;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claim {
+    /// With whose writes the greatest `stable` was made.
+    pub(super) partners: BTreeSet<Incarnation>,
+    /// In doubt up to here; zero: nothing.
+    open: Hlc,
+}
+
+impl Members {
+    /// What comes up to here, of a writer whose writes up to there were not had, has to wait.
+    #[must_use]
+    pub(in crate::mesh) fn open_claim(&self) -> Hlc {
+        self.claim.open
+    }
+
+    /// Somebody new is in the view, or a copy has come.
+    pub(super) fn open_the_claim(&mut self) {
+        self.claim.open = self.greatest_stable;
+    }
+
+    /// Finds out how far the partners have gone.
+    pub(super) fn settle_claim(&mut self, rules: Rules) {
+        let upto = self.greatest_stable;
+        let hash = self.view_hash();
+        let mut is_known = true;
+        for (_, partner) in self.members.iter().filter(|(inc, _)| self.claim.partners.contains(inc)) {
+            let report = partner.report.as_ref();
+            let floor = report.map_or(Hlc::ZERO, |report| report.floor);
+            if rules.mutation != Mutation::ClaimsForgotten {
+                self.floor = self.floor.max(floor.min(upto));
+                is_known &= report.is_some_and(|report| report.view_hash == hash);
+            }
+        }
+        self.claim.open = if is_known { Hlc::ZERO } else { upto };
+    }
+}
