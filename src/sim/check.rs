@@ -6,6 +6,7 @@
 use super::dump::{Dump, NEVER, Stamp};
 use super::world::{Process, SKEW_MAX_MS};
 use crate::base::version::{Hlc, Incarnation};
+use crate::limits::RANGES_MAX;
 use crate::mesh::view::Health;
 use crate::node::State;
 use crate::peer::frame::Phase;
@@ -78,6 +79,8 @@ pub(super) struct Checker {
     served: BTreeMap<(Incarnation, String), Stamp>,
     stamped: BTreeMap<Incarnation, Hlc>,
     floors: BTreeMap<Incarnation, Hlc>,
+    /// Whom which lifetime has removed.
+    removed: BTreeSet<(Incarnation, Incarnation)>,
     /// What ready nodes held when a process started, until it is ready or something got in the way.
     joins: BTreeMap<usize, Joined>,
     healed: BTreeMap<Incarnation, Dump>,
@@ -235,8 +238,8 @@ impl Checker {
         }
         let needed = match write.level.as_str() {
             "quorum" => view.size / 2 + 1,
-            "2" => 2,
-            _ => 1,
+            "" | "all" | "local" => 1,
+            number => number.parse().expect("a level"),
         };
         if 1 + holders + unknown < needed {
             let text = format!("{write:?} has {} holders of {needed}, {view:?}", 1 + holders);
@@ -296,6 +299,12 @@ impl Checker {
                         format!("{:?} of {:?} applied, heads {heads:?}", vector.workers, vector.origin);
                     return Err(violation("D3", text));
                 }
+                if vector.workers.iter().any(|held| held.ranges.len() > RANGES_MAX) {
+                    return Err(violation(
+                        "D8",
+                        format!("more ranges than {RANGES_MAX} of {:?}", vector.origin),
+                    ));
+                }
             }
             let (lifetime, floor) = mesh.with_members(|members| (members.me().incarnation, members.floor()));
             let known = self.floors.entry(lifetime).or_default();
@@ -312,6 +321,15 @@ impl Checker {
             names.sort_unstable();
             if names.windows(2).any(|pair| pair[0] == pair[1]) {
                 return Err(violation("D6", format!("{names:?} in one view")));
+            }
+            let lifetimes = self.floors.keys().copied();
+            let over: Vec<Incarnation> =
+                mesh.with_members(|members| lifetimes.filter(|other| members.is_removed(*other)).collect());
+            self.removed.extend(over.into_iter().map(|other| (lifetime, other)));
+            let back = |peer: &Incarnation| self.removed.contains(&(lifetime, *peer));
+            if let Some(back) = view.peers.iter().map(|peer| peer.incarnation).find(back) {
+                let text = format!("{back:?} was removed by {lifetime:?} and is in its view again");
+                return Err(violation("D6", text));
             }
             if process.log_bytes_exceeded() {
                 return Err(violation("D8", format!("the log of {lifetime:?} is over its bound")));
@@ -513,6 +531,18 @@ impl Checker {
                     let text = format!("{key} = {value} at {stamp:?} is back after {write:?}");
                     return Err(violation("Q3", text));
                 }
+            }
+        }
+        // Cursors are at the head: nobody lacks what anybody has accepted.
+        for (origin, by) in
+            processes.values().flat_map(|by| processes.values().map(move |origin| (origin, by)))
+        {
+            let (heads, lifetime) = (origin.node.mesh.heads(), me(origin));
+            let held = by.node.mesh.progress().get(lifetime).map(|origin| origin.vector());
+            let behind = held.iter().flatten().zip(&heads).any(|(held, head)| held.applied < *head);
+            if lifetime != me(by) && (held.is_none() || behind) {
+                let text = format!("{} holds {held:?} of {lifetime:?}, heads {heads:?}", by.node.view().name);
+                return Err(violation("Q5", text));
             }
         }
         let all_here = processes
