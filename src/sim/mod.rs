@@ -55,9 +55,10 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 15] = [
+pub const SCENARIOS: [(&str, &str); 16] = [
     ("below what was promised", include_str!("scenarios/below_what_was_promised.txt")),
     ("decided by one who is down", include_str!("scenarios/decided_by_one_who_is_down.txt")),
+    ("a dead namesake is copied", include_str!("scenarios/a_dead_namesake_is_copied.txt")),
     ("a copy of somebody given up", include_str!("scenarios/copy_of_somebody_given_up.txt")),
     ("stamped below the floor", include_str!("scenarios/stamped_below_the_floor.txt")),
     ("cut three and two", include_str!("scenarios/cut_three_and_two.txt")),

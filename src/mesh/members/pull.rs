@@ -93,7 +93,8 @@ impl Members {
                 // Those whose own stream does not reach us.
                 let cut_off = match self.members.get(&origin.incarnation) {
                     Some(member) => member.health != Health::Alive || member.fenced,
-                    None => self.removed.contains(&origin.incarnation),
+                    // Gone; or a living node has its name here, so that it is no member.
+                    None => true,
                 };
                 cut_off
                     && !origin.is_settled()
