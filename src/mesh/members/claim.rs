@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claim {
     /// With whose writes the greatest `stable` was made.
-    pub(super) partners: BTreeSet<Incarnation>,
+    partners: BTreeSet<Incarnation>,
     /// In doubt up to here; zero: nothing.
     open: Hlc,
 }
@@ -32,6 +32,14 @@ impl Members {
     #[must_use]
     pub(in crate::mesh) fn open_claim(&self) -> Hlc {
         self.claim.open
+    }
+
+    /// Everything up to here is held of all present members.
+    pub(super) fn promise(&mut self, stable: Hlc) {
+        if stable > self.greatest_stable {
+            self.greatest_stable = stable;
+            self.claim.partners = self.members.keys().copied().collect();
+        }
     }
 
     /// Somebody new is in the view, or a copy has come.

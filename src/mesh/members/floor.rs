@@ -132,10 +132,7 @@ impl Members {
         let closed = |inc: &Incarnation| progress.get(*inc).map_or(Hlc::ZERO, |origin| origin.closed());
         let stable = self.members.keys().map(closed).min().unwrap_or(own_closed).min(own_closed);
         self.stable = stable;
-        if stable > self.greatest_stable {
-            self.greatest_stable = stable;
-            self.claim.partners = self.members.keys().copied().collect();
-        }
+        self.promise(stable);
         let hash = self.view_hash();
         let agreed = self.members.values().all(|m| m.report.as_ref().is_some_and(|r| r.view_hash == hash));
         if agreed {

@@ -91,11 +91,9 @@ impl Members {
             let Some(report) = member.report.as_ref().filter(|_| can_ask(donor)) else { continue };
             let behind = origins.iter().filter(|origin| {
                 // Those whose own stream does not reach us.
-                let cut_off = match self.members.get(&origin.incarnation) {
-                    Some(member) => member.health != Health::Alive || member.fenced,
-                    // Gone; or a living node has its name here, so that it is no member.
-                    None => true,
-                };
+                // Who is no member has gone, or a living node has its name here.
+                let member = self.members.get(&origin.incarnation);
+                let cut_off = member.is_none_or(|member| member.health != Health::Alive || member.fenced);
                 cut_off
                     && !origin.is_settled()
                     && report
@@ -158,8 +156,7 @@ impl Members {
             self.loaded = true;
             self.adopt_lineage(begin.lineage);
             self.floor = self.floor.max(begin.floor);
-            self.greatest_stable = self.greatest_stable.max(begin.stable);
-            self.claim.partners = self.members.keys().copied().collect();
+            self.promise(begin.stable);
             self.open_the_claim();
         }
         self.beat_now = true;

@@ -50,7 +50,7 @@ impl<'a, S: Storage> Intake<'a, S> {
     }
 
     /// Whether a write may lie below what others have decided without knowing its writer, and has to wait.
-    pub(super) fn must_wait(&mut self, hlc: Hlc, writer: Incarnation) -> bool {
+    fn must_wait(&mut self, hlc: Hlc, writer: Incarnation) -> bool {
         if hlc > self.claimed {
             return false;
         }
@@ -60,6 +60,17 @@ impl<'a, S: Storage> Intake<'a, S> {
         };
         self.closed = Some((writer, closed));
         closed < hlc
+    }
+
+    /// Takes in the clear that a copy begins with, if it is news.
+    pub(super) fn clear(&mut self, hlc: Hlc, writer: Incarnation) -> Result<(), Ending> {
+        if hlc <= self.decided.max(self.context.store.clear_version().hlc) {
+            return Ok(());
+        }
+        if self.must_wait(hlc, writer) {
+            return Err(Ending::unsettled());
+        }
+        apply_clear((hlc, writer), self.context)
     }
 
     /// Takes in at most [`BATCH`] writes, in their order.
@@ -151,10 +162,7 @@ fn writer_index<S: Storage>(writer: Incarnation, store: &S) -> Result<WriterInde
     store.writer(writer).ok_or_else(full)
 }
 
-pub(super) fn apply_clear<S: Storage>(
-    (hlc, writer): (Hlc, Incarnation),
-    context: Context<'_, S>,
-) -> Result<(), Ending> {
+fn apply_clear<S: Storage>((hlc, writer): (Hlc, Incarnation), context: Context<'_, S>) -> Result<(), Ending> {
     if hlc == Hlc::ZERO {
         return Ok(());
     }

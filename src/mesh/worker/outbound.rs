@@ -1,7 +1,7 @@
 //! The dialer's end of a link: this worker's log goes out, acknowledgements come back. On the first
 //! worker's links also beats and echoes, and the pulls that this node makes.
 
-use super::apply::{BATCH, Intake, apply_clear};
+use super::apply::{BATCH, Intake};
 use super::{Context, Ending, LinkId, MS, Rebirth, Worker, cursor_for};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::figures::Stream;
@@ -175,13 +175,7 @@ pub(super) fn on_frame<S: Storage>(
             let pulling = worker.pulling.as_mut().filter(|p| p.id == begin.id && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
             let (clear, writer) = begin.clear;
-            let is_decided = clear <= worker.mesh.decided().max(context.store.clear_version().hlc);
-            if !is_decided {
-                if Intake::new(&worker.mesh, None, context).must_wait(clear, writer) {
-                    return Err(Ending::unsettled());
-                }
-                apply_clear(begin.clear, context)?;
-            }
+            Intake::new(&worker.mesh, None, context).clear(clear, writer)?;
             pulling.begun_ns = context.now.mono_ns;
             pulling.begin = Some(begin);
             Ok(())

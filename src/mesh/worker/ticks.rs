@@ -144,8 +144,9 @@ impl Worker {
         }
         if std::mem::take(&mut members.dirty) || mesh.decided() != members.floor() {
             mesh.publish(&members);
+        } else {
+            mesh.publish_floor(&members);
         }
-        mesh.publish_floor(&members);
         drop(members);
         if let Some(plan) = plan {
             self.ask(&plan);
