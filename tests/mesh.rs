@@ -428,6 +428,21 @@ fn the_one_to_join_may_come_later_than_the_one_who_joins() {
     until("and share", || body(&a, "/get?k=k") == "\"1\"");
 }
 
+#[test]
+fn the_url_is_asked_for_ever() {
+    let mut a = node("a", None);
+    let (b, c) = (node("b", Some(&a)), node("c", Some(&a)));
+    let port = a.address.rsplit(':').next().expect("a port").to_owned();
+    assert_eq!(get(&b.address, "/set?k=k&v=1").status, 200);
+    a.signal("TERM");
+    assert_eq!(a.wait(SOON).code(), Some(0));
+    until("the two go on by themselves", || status(&c)["mesh"]["size"] == 2);
+    // Told of nobody, with another peer port than before: only those that were given its URL can find it.
+    let a = Node::start(&["--name", "a", "--peer-port", "0", "--port", &port]);
+    until("they have found it", || [&a, &b, &c].iter().all(|node| status(node)["mesh"]["size"] == 3));
+    until("it has what they hold", || body(&a, "/get?k=k") == "\"1\"");
+}
+
 /// A node whose wall clock is wrong, as `MESHKV_TEST_CLOCK` says.
 fn node_with_clock(name: &str, join: &Node, clock: &str) -> Node {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_meshkv"));

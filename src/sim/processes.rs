@@ -15,12 +15,14 @@ use crate::peer::frame::MemberInfo;
 use crate::peer::link::Keys;
 use crate::store::{Marks, MemoryStore, NewRecord, Stamp, Storage, StoreConfig};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Much more often than real nodes do, in milliseconds.
 const COMPARE_MS: u64 = 1_000;
+/// Between two questions of a node's discovery, in milliseconds.
+const DISCOVERY_MS: u64 = 5_000;
 
 impl World {
     pub(super) fn start(&mut self, host: usize, name: usize) {
@@ -162,5 +164,37 @@ impl World {
             self.kill(serial);
         }
         Ok(())
+    }
+
+    /// What a node's discovery does by and by: it asks its balancer again, which names anybody. Here only once the
+    /// faults are over, and only to those that can no longer reach each other by what they know: whether members
+    /// find each other again is the mesh's affair.
+    pub(super) fn discover(&mut self) {
+        let since_heal_ns = self.now_ns.saturating_sub(self.plan.chaos_ms * MS);
+        if self.chaos || since_heal_ns < DISCOVERY_MS * MS {
+            return;
+        }
+        let Some(first) = self.processes.values().next().map(|process| address(process.host)) else { return };
+        let mut known: Vec<(SocketAddr, SocketAddr)> = Vec::new();
+        for process in self.processes.values() {
+            let here = address(process.host);
+            process.node.mesh.with_members(|members| {
+                known.extend(members.seeds().into_iter().map(|there| (here, there)));
+                known.extend(members.others().map(|member| (here, member.info.address)));
+            });
+        }
+        let alive: BTreeSet<SocketAddr> = self.processes.values().map(|p| address(p.host)).collect();
+        known.retain(|(_, there)| alive.contains(there));
+        let mut reached = BTreeSet::from([first]);
+        while let Some((a, b)) = known.iter().find(|(a, b)| reached.contains(a) != reached.contains(b)) {
+            reached.extend([*a, *b]);
+        }
+        if reached == alive {
+            return;
+        }
+        for process in self.processes.values() {
+            process.node.mesh.discovered(&[first]);
+        }
+        self.say(format_args!("found   {first} is named to all"));
     }
 }

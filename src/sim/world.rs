@@ -361,6 +361,7 @@ impl World {
                     self.checker.during(&self.processes, self.cuts.any(), self.wall_ms(0))?;
                 }
                 self.deciding.note(&self.processes, self.now_ns)?;
+                self.discover();
                 self.later(250 * MS, Event::Check);
             }
         }
@@ -411,10 +412,9 @@ impl World {
                 }
             }
         }
-        if let Some(known) = self.processes.get(&process) {
-            for note in known.node.mesh.take_notes() {
-                self.say(format_args!("node    process {process}: {}", note.text));
-            }
+        let notes = self.processes.get(&process).map(|known| known.node.mesh.take_notes());
+        for note in notes.into_iter().flatten() {
+            self.say(format_args!("node    process {process}: {}", note.text));
         }
         for (link, bytes) in outputs {
             self.send(process, worker, link, bytes);

@@ -19,7 +19,7 @@ impl Members {
         }
     }
 
-    pub(in crate::mesh) fn seeds(&self) -> Vec<SocketAddr> {
+    pub(crate) fn seeds(&self) -> Vec<SocketAddr> {
         self.seeds.clone()
     }
 
