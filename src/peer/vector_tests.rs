@@ -3,6 +3,7 @@
 //! refused for its reason. The file is written by hand where a defect is, and is never made by this code.
 
 use super::frame::*;
+use super::link::{Keys, Link, LinkError};
 use super::operation::{Kind, Operation};
 use super::read::Defect;
 use crate::base::version::{Hlc, Incarnation};
@@ -79,7 +80,7 @@ fn section(heading: &str) -> Vec<(String, Vec<u8>)> {
     let body = VECTORS.split(&format!("# {heading}\n")).nth(1).expect("a section");
     let body = body.split("\n# ").next().expect("text");
     let lines = body.lines().filter(|line| !line.trim().is_empty());
-    lines.map(|l| l.split_once(": ").expect("name: hex")).map(|(n, h)| (n.to_owned(), unhex(h))).collect()
+    lines.map(|l| l.split_once(':').expect("name: hex")).map(|(n, h)| (n.to_owned(), unhex(h))).collect()
 }
 
 #[test]
@@ -152,6 +153,37 @@ fn defects_are_refused_for_their_reasons() {
             Defect::Type(_) => "type".to_owned(),
         });
         assert_eq!(found.as_deref(), Some(reason), "{name}");
+    }
+}
+
+fn outcome(read: Result<bool, LinkError>) -> &'static str {
+    read.map_or_else(|error| LinkError::LABELS[error.index()], |_| "fine")
+}
+
+#[test]
+fn preambles_are_answered_and_read_as_they_are_named() {
+    for (whose, keys) in [("without a secret", Keys::default()), ("with a secret", Keys::new(&[b"secret"]))] {
+        let answers = section(&format!("Answers {whose}"));
+        let preambles = section(&format!("Preambles to an acceptor {whose}"));
+        assert!(preambles.len() >= 3, "{whose}");
+        for (name, bytes) in preambles {
+            let reason = name.rsplit('(').next().expect("a reason").trim_end_matches(')');
+            // All at once, and byte by byte.
+            for pieces in [bytes.chunks(16), bytes.chunks(1)] {
+                let mut link = Link::accept(keys.clone());
+                let read = pieces.map(|piece| link.receive(piece)).fold(Ok(false), |all, one| all.and(one));
+                assert_eq!(outcome(read), reason, "{name}");
+                let answer = answers.iter().find(|(answered, _)| answered == reason);
+                let (_, answer) = answer.unwrap_or_else(|| panic!("no answer for {reason}"));
+                assert_eq!(hex(link.output()), hex(answer), "{name}");
+            }
+        }
+    }
+    for (name, bytes) in section("Answers to a dialer without a secret") {
+        let mut link = Link::dial(Keys::default());
+        let ours = section("Preambles to an acceptor without a secret").swap_remove(0).1;
+        assert_eq!(hex(link.output()), hex(&ours));
+        assert!(name.ends_with(&format!("({})", outcome(link.receive(&bytes)))), "{name}");
     }
 }
 
