@@ -199,6 +199,12 @@ pub const SUSPECT_MS: u64 = 3_000;
 pub const DOWN_MS: u64 = 10_000;
 /// A member that is down for this long is fenced and, by a majority, forgotten.
 pub const FORGET_MS: u64 = 3_600_000;
+/// With more tombstones than their cap a member that is down is fenced after this, in milliseconds.
+pub const FORGET_CROWDED_MS: u64 = 60_000;
+/// The cap of tombstones, however much memory there is.
+pub const TOMBSTONES_MAX: u64 = 10_000_000;
+/// And the bytes of the memory limit for each: about a quarter of it is theirs, at 16-byte keys.
+pub const TOMBSTONE_LIMIT_BYTES: u64 = 256;
 /// A link must be established within this, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 5_000;
 /// A connection must come about within this, in milliseconds, or it is tried anew.

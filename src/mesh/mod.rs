@@ -65,6 +65,8 @@ pub struct MeshConfig {
     pub portions: Portions,
     /// An absent member is fenced after this, in milliseconds.
     pub forget_ms: u64,
+    /// With more tombstones than this, sooner: after [`crate::limits::FORGET_CROWDED_MS`].
+    pub tombstones_max: u64,
     /// The least pause between two comparisons with other members, in milliseconds.
     pub compare_ms: u64,
     /// Seeds jitter, later incarnations and a lineage.
@@ -90,6 +92,7 @@ impl MeshConfig {
             log_bytes: crate::limits::LOG_WORKER_BYTES_MIN,
             portions: Portions::default(),
             forget_ms: crate::limits::FORGET_MS,
+            tombstones_max: crate::limits::TOMBSTONES_MAX,
             compare_ms: crate::limits::COMPARE_MS,
             random: 1,
             mutation: Mutation::None,

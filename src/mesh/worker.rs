@@ -10,6 +10,7 @@
 mod apply;
 mod collect;
 mod compare;
+mod crowd;
 mod inbound;
 mod outbound;
 mod targets;
@@ -129,6 +130,7 @@ pub struct Worker {
     pulling: Option<Pulling>,
     next_pull: u32,
     comparing: Option<compare::Comparing>,
+    crowd: crowd::Crowd,
     compare_ns: u64,
     /// Of its own, so that comparing does not change when links are dialed.
     compare_random: Random,
@@ -163,6 +165,7 @@ impl Worker {
             pulling: None,
             next_pull: 1,
             comparing: None,
+            crowd: crowd::Crowd::default(),
             compare_ns: 0,
             compare_random: Random::new(seed ^ 0x636f_6d70),
             digests: 0,

@@ -14,7 +14,7 @@ mod worker;
 use self::clock::MachineClock;
 use crate::base::version::Incarnation;
 use crate::config::{ConfigError, NodeConfig, PEER_PORT_DEFAULT};
-use crate::limits::{FORGET_MS, LOG_BYTES, LOG_WORKER_BYTES_MIN};
+use crate::limits::{FORGET_MS, LOG_BYTES, LOG_WORKER_BYTES_MIN, TOMBSTONE_LIMIT_BYTES, TOMBSTONES_MAX};
 use crate::mesh::{MeshConfig, Mutation, Portions};
 use crate::node::extension::Extensions;
 use crate::node::{Node, Settings};
@@ -208,6 +208,7 @@ impl<S: Storage> Server<S> {
             log_bytes: (LOG_BYTES / workers).max(LOG_WORKER_BYTES_MIN),
             portions: Portions::default(),
             forget_ms: FORGET_MS,
+            tombstones_max: TOMBSTONES_MAX.min(config.max_memory_bytes / TOMBSTONE_LIMIT_BYTES),
             compare_ms: compare_ms(),
             random: random as u64,
             mutation: Mutation::None,

@@ -4,7 +4,8 @@
 //! faults are over and the mesh has had time to heal.
 
 use super::dump::{Dump, NEVER, Stamp};
-use super::world::{Process, SKEW_MAX_MS};
+use super::plan::SKEW_MAX_MS;
+use super::world::Process;
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::RANGES_MAX;
 use crate::mesh::view::Health;

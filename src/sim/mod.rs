@@ -11,12 +11,14 @@ mod compared;
 mod dump;
 mod faults;
 mod network;
+mod plan;
 mod processes;
 mod script;
 mod world;
 
 pub use check::Violation;
-pub use world::{Outcome, Plan};
+pub use plan::Plan;
+pub use world::Outcome;
 
 use crate::mesh::Mutation;
 use std::collections::BTreeMap;
@@ -55,8 +57,10 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 16] = [
+pub const SCENARIOS: [(&str, &str); 18] = [
     ("below what was promised", include_str!("scenarios/below_what_was_promised.txt")),
+    ("joined a mesh that yielded", include_str!("scenarios/joined_a_mesh_that_yielded.txt")),
+    ("forgotten for its tombstones", include_str!("scenarios/forgotten_for_its_tombstones.txt")),
     ("decided by one who is down", include_str!("scenarios/decided_by_one_who_is_down.txt")),
     ("a dead namesake is copied", include_str!("scenarios/a_dead_namesake_is_copied.txt")),
     ("a copy of somebody given up", include_str!("scenarios/copy_of_somebody_given_up.txt")),

@@ -55,6 +55,7 @@ impl World {
             log_bytes: self.plan.log_bytes,
             portions: self.plan.portions,
             forget_ms: self.plan.forget_ms,
+            tombstones_max: self.plan.tombstones_max,
             compare_ms: COMPARE_MS,
             random,
             mutation: self.plan.mutation,

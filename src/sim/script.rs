@@ -1,21 +1,23 @@
 //! Named scenarios: what happened once, written down so that it can be read and runs again.
 //!
 //! A script is lines of `SECONDS VERB ARGUMENTS`; `#` begins a comment. Hosts are numbers. `hosts N`,
-//! `forget SECONDS`, `log BYTES` and `scan RECORDS` (in one step) come first. Verbs:
+//! `forget SECONDS`, `cap TOMBSTONES`, `log BYTES` and `scan RECORDS` (in one step) come first. Verbs:
 //!
 //! - `start H [as HOST] [skew MS] [knows H...]` (under another host's name; told of these addresses only), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
 //! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
 //! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
 //! - `plant H KEY VALUE`, `bury H KEY`: what no node would do, to its store alone, as if it had been long ago;
-//! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`.
+//! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`; `tombstones H -> COUNT`.
 //!
 //! Values are used once. The rules of the checker hold throughout, and at the end of the script, after it has
 //! had time to heal, those for the end.
 
 use super::check::{Violation, violation};
 use super::clients::Ask;
-use super::world::{Event, MS, Plan, World};
+use super::plan::Plan;
+use super::world::{Event, MS, World};
 use crate::mesh::{Mutation, Portions};
+use crate::store::Storage;
 
 /// One line.
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
         log_bytes: 64 * 1024,
         portions: Portions::default(),
         forget_ms: 3_600_000,
+        tombstones_max: crate::limits::TOMBSTONES_MAX,
         skew_ms: 0,
         latency_ms: 0,
         is_long: false,
@@ -54,6 +57,7 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
         match first {
             "hosts" => plan.hosts = number()? as usize,
             "forget" => plan.forget_ms = (number()? * 1e3) as u64,
+            "cap" => plan.tombstones_max = number()? as u64,
             "log" => plan.log_bytes = number()? as usize,
             "scan" => plan.portions.scan_records = number()? as usize,
             at => {
@@ -133,6 +137,12 @@ impl World {
                 self.processes.entry(serial).and_modify(|process| process.paused_until = until);
             }
             "plant" | "bury" => self.plant(serial, words.get(2).unwrap_or(&""), words.get(3).copied()),
+            "tombstones" => {
+                let usage = self.processes[&serial].node.store.usage(self.wall_ms(0));
+                if Some(usage.tombstones.to_string().as_str()) != expected {
+                    return Err(wrong(&usage.tombstones.to_string()));
+                }
+            }
             "jump" => {
                 self.processes.entry(serial).and_modify(|process| process.jump_ms = third as i64);
             }

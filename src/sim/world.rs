@@ -4,12 +4,12 @@ use super::Faults;
 use super::check::{Checker, Violation};
 use super::compared;
 use super::network::{Conn, Cuts, End, Pipe};
+use super::plan::Plan;
 use super::script::Step;
 use crate::base::clock::Now;
 use crate::base::random::Random;
 use crate::mesh::time::DriverClock;
 use crate::mesh::worker::Effect;
-use crate::mesh::{Mutation, Portions};
 use crate::node::acks::Held;
 use crate::node::engine::Engine;
 use crate::node::{Connection, Node};
@@ -24,71 +24,7 @@ use std::sync::Arc;
 pub(super) const MS: u64 = 1_000_000;
 const WALL_START_MS: u64 = 1_700_000_000_000;
 pub(super) const TICK_MS: u64 = 25;
-/// A wall clock is wrong by at most this, in milliseconds.
-pub(super) const SKEW_MAX_MS: u64 = 2_000;
 pub(super) const PEER_PORT: u16 = 7373;
-
-/// What a seed decides.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub seed: u64,
-    pub mutation: Mutation,
-    pub hosts: usize,
-    pub workers: usize,
-    pub keys: u64,
-    pub chaos_ms: u64,
-    pub calm_ms: u64,
-    pub log_bytes: usize,
-    pub portions: Portions,
-    pub forget_ms: u64,
-    /// Milliseconds between two client requests, on average.
-    pub request_ms: u64,
-    /// Milliseconds between two faults, on average.
-    pub fault_ms: u64,
-    /// Wall clocks are wrong by up to this, in milliseconds.
-    pub skew_ms: u64,
-    /// And by this, whoever starts now.
-    pub start_skew_ms: i64,
-    /// The hosts that whoever starts now is told of, if not any.
-    pub start_knows: Option<Vec<usize>>,
-    /// Connections are slower than others by up to this, in milliseconds.
-    pub latency_ms: u64,
-    /// Runs on until tombstones must have been collected.
-    pub is_long: bool,
-    /// A host that nobody reaches from then on until the faults are over, long enough for tombstones to age.
-    pub exile: Option<(usize, u64)>,
-}
-
-impl Plan {
-    #[must_use]
-    pub fn of(seed: u64, mutation: Mutation) -> Plan {
-        let mut random = Random::new(seed ^ 0x706c_616e);
-        let is_long = random.chance(1, 8);
-        let hosts = random.between(2, 5) as usize;
-        let exile = (is_long && random.chance(1, 2))
-            .then(|| (random.below(hosts as u64) as usize, random.between(4_000, 8_000)));
-        Plan {
-            seed,
-            mutation,
-            hosts,
-            exile,
-            workers: random.between(1, 3) as usize,
-            keys: random.between(2, 12),
-            chaos_ms: random.between(4_000, 25_000) + if is_long { 70_000 } else { 0 },
-            calm_ms: if is_long { 80_000 } else { 25_000 },
-            log_bytes: *random.one(&[256, 1024, 64 * 1024]),
-            portions: super::faults::portions(seed),
-            forget_ms: if exile.is_some() { 3_600_000 } else { *random.one(&[2_000, 10_000, 3_600_000]) },
-            request_ms: random.between(5, 60),
-            fault_ms: random.between(300, 3_000),
-            skew_ms: *random.one(&[0, 0, 0, 200, 200, 200, SKEW_MAX_MS]),
-            start_skew_ms: 0,
-            start_knows: None,
-            latency_ms: *random.one(&[0, 0, 0, 150]),
-            is_long,
-        }
-    }
-}
 
 /// What a run without a violation came to.
 #[derive(Clone, Debug)]

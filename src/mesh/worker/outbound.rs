@@ -256,6 +256,10 @@ fn on_welcome<S: Storage>(
     // Where it was reached is where it is.
     info.address = out.address;
     let mut members = mesh.members.lock();
+    if let Some(expected) = out.target.filter(|expected| *expected != peer) {
+        // Another lifetime lives there now: the one we knew is not where it was.
+        members.on_refused(expected);
+    }
     let empty = members.is_loaded() && is_empty(context.store, context.now.wall_ms);
     match members.meet(welcome.lineage, peer, welcome.empty, empty) {
         Meeting::Fine => {}
@@ -266,10 +270,6 @@ fn on_welcome<S: Storage>(
             members.met_stranger(peer, &mesh.progress);
             return conflict(&mesh, &info.name);
         }
-    }
-    if let Some(expected) = out.target.filter(|expected| *expected != peer) {
-        // Another lifetime lives there now: the one we knew is not where it was.
-        members.on_refused(expected);
     }
     if let Err((reason, detail)) = members.add(&info, &mesh.progress, false, now_ns) {
         return Err(Ending::Refuse(reason, detail.to_owned()));

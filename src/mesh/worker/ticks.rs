@@ -110,7 +110,7 @@ impl Worker {
         let mesh = Arc::clone(&self.mesh);
         let own_closed = mesh.own_closed();
         let rules = Rules {
-            forget_ms: mesh.config.forget_ms,
+            forget_ms: self.crowd.forget_ms(&mesh, &self.view, context),
             seeds_expected: mesh.config.seeds_expected,
             sees_mesh: mesh.sees_mesh.load(Ordering::Acquire),
             mutation: mesh.config.mutation,
