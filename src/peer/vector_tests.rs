@@ -171,7 +171,7 @@ fn preambles_are_answered_and_read_as_they_are_named() {
             // All at once, and byte by byte.
             for pieces in [bytes.chunks(16), bytes.chunks(1)] {
                 let mut link = Link::accept(keys.clone());
-                let read = pieces.map(|piece| link.receive(piece)).fold(Ok(false), |all, one| all.and(one));
+                let read = pieces.map(|piece| link.receive(piece)).try_fold(false, |_, read| read);
                 assert_eq!(outcome(read), reason, "{name}");
                 let answer = answers.iter().find(|(answered, _)| answered == reason);
                 let (_, answer) = answer.unwrap_or_else(|| panic!("no answer for {reason}"));
