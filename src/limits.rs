@@ -205,6 +205,10 @@ pub const FORGET_CROWDED_MS: u64 = 60_000;
 pub const TOMBSTONES_MAX: u64 = 10_000_000;
 /// And the bytes of the memory limit for each: about a quarter of it is theirs, at 16-byte keys.
 pub const TOMBSTONE_LIMIT_BYTES: u64 = 256;
+/// The greatest number that an operation may have.
+pub const SEQUENCE_MAX: u64 = 1 << 62;
+/// A frame may have this many bytes before its sender has said who it is.
+pub const GREETING_BYTES_MAX: usize = 1024;
 /// A link must be established within this, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 5_000;
 /// A connection must come about within this, in milliseconds, or it is tried anew.

@@ -8,6 +8,7 @@ mod claim;
 mod clock;
 mod compare;
 mod floor;
+mod health;
 mod member;
 mod names;
 mod phase;
@@ -21,8 +22,8 @@ use super::progress::Progress;
 use super::view::{Health, Peer, View};
 use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{BEAT_MS, DOWN_MS, MEMBERS_MAX, REMOVED_GOSSIP_MAX, SUSPECT_MS};
-use crate::peer::frame::{Beat, Echo, Held, MemberInfo, Phase, Reason};
+use crate::limits::{BEAT_MS, MEMBERS_MAX, REMOVED_GOSSIP_MAX};
+use crate::peer::frame::{Beat, Held, MemberInfo, Phase, Reason};
 pub use member::{Event, Meeting, Member, Report, Rules};
 pub use pull::PullPlan;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,8 +32,6 @@ use std::net::SocketAddr;
 pub(super) const MS: u64 = 1_000_000;
 /// Own ticks that are later than this (a paused process) do not count against the members.
 const LATE_TICK_MS: u64 = 1_000;
-/// A refusal counts only if nothing was heard for this long: beats are stronger evidence.
-const REFUSED_AFTER_MS: u64 = 1_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -51,6 +50,8 @@ pub struct Members {
     orphaned_ns: Option<u64>,
     /// Of the removed, those of whom everybody holds the same, as we have seen, and how much that is.
     settled: BTreeMap<Incarnation, Vec<Held>>,
+    /// Nodes of another mesh, which members may still take for members.
+    strangers: BTreeSet<Incarnation>,
     /// Of the settled, those that somebody still waits for.
     asked_settled: BTreeSet<Incarnation>,
     seeds: Vec<SocketAddr>,
@@ -97,6 +98,7 @@ impl Members {
             removed_order: VecDeque::new(),
             orphaned_ns: None,
             settled: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             asked_settled: BTreeSet::new(),
             seeds: Vec::new(),
             selves: BTreeSet::new(),
@@ -172,6 +174,17 @@ impl Members {
         self.members.values()
     }
 
+    /// Whether a write of somebody who has gone is held by all. Of those who went before this node came, what they all hold
+    /// came with the copy, and what had been lost is not known any more.
+    pub(super) fn settled_holds(&self, gone: Incarnation, worker: usize, seq: u64) -> Option<bool> {
+        match self.settled.get(&gone) {
+            Some(held) => Some(held.get(worker).is_some_and(|held| {
+                seq <= held.applied || held.ranges.iter().any(|(from, to)| (from + 1..=*to).contains(&seq))
+            })),
+            None => self.removed.contains(&gone).then_some(true),
+        }
+    }
+
     #[must_use]
     pub fn is_removed(&self, incarnation: Incarnation) -> bool {
         self.removed.contains(&incarnation)
@@ -187,11 +200,12 @@ impl Members {
     }
 
     /// Why nothing is taken from this lifetime any more, if so.
-    pub(super) fn refusal_of(&self, incarnation: Incarnation) -> Option<&'static str> {
+    pub(super) fn refusal_of(&self, incarnation: Incarnation) -> Option<(Reason, &'static str)> {
         if self.removed.contains(&incarnation) {
-            return Some("removed");
+            return Some((Reason::Removed, "removed"));
         }
-        self.members.get(&incarnation).is_some_and(|member| member.fenced).then_some("fenced")
+        let is_fenced = self.members.get(&incarnation).is_some_and(|member| member.fenced);
+        is_fenced.then_some((Reason::Fenced, "it was away for too long; the others have not decided yet"))
     }
 
     /// How our lineage and theirs go together.
@@ -222,12 +236,13 @@ impl Members {
         }
     }
 
-    /// A node of another mesh was met. Who has no copy yet may have taken it for a member by hearsay, and
-    /// would wait for it.
+    /// A node of another mesh was met. It may have been taken for a member by hearsay, or before it had found its mesh,
+    /// and would be waited for. A lifetime's lineage never changes.
     pub(super) fn met_stranger(&mut self, incarnation: Incarnation, progress: &Progress) {
-        if !self.loaded {
-            self.disown(incarnation, progress);
+        if self.strangers.insert(incarnation) && self.strangers.len() > MEMBERS_MAX {
+            self.strangers.pop_first();
         }
+        self.disown(incarnation, progress);
     }
 
     /// A member turned out to belong to another mesh: it was none.
@@ -253,8 +268,11 @@ impl Members {
         if incarnation == self.me.incarnation {
             return Err((Reason::Yourself, "this is the node itself"));
         }
-        if let Some(detail) = self.refusal_of(incarnation) {
-            return Err((Reason::Removed, detail));
+        if let Some(refusal) = self.refusal_of(incarnation) {
+            return Err(refusal);
+        }
+        if is_gossip && self.strangers.contains(&incarnation) {
+            return Err((Reason::Lineage, "of another mesh"));
         }
         if let Some(known) = self.members.get_mut(&incarnation) {
             if !is_gossip && known.info.address != info.address && !info.address.ip().is_unspecified() {
@@ -301,6 +319,8 @@ impl Members {
                 down_ns: 0,
                 report: None,
                 echo: None,
+                echoed_ns: now_ns,
+                contested_ns: None,
                 round_trip_ns: 0,
                 round_trips: RoundTrips::default(),
                 clock_offset_ms: 0,
@@ -353,6 +373,7 @@ impl Members {
         let Some(member) = self.members.get_mut(&from) else { return };
         member.heard_ns = Some(now_ns);
         member.refused = false;
+        let health = member.health_at(now_ns);
         let address = member.info.address;
         // Before any removal, the sender's own included: whom a former member has let in stays, or nobody but
         // they would know of them. What cannot be added is of no concern to the beat's sender.
@@ -379,9 +400,8 @@ impl Members {
             fences,
             settled,
         });
-        member.health = Health::Alive;
-        self.dirty |= before != (beat.phase, Health::Alive);
-        let fenced_by_us = member.fenced;
+        member.health = health;
+        self.dirty |= before != (beat.phase, health);
         for incarnation in beat.removed {
             self.remove(incarnation, progress, now_ns);
         }
@@ -393,36 +413,17 @@ impl Members {
                 progress.ensure(origin, workers).end();
             }
         }
-        for (info, fenced) in beat.members {
+        for (info, _) in beat.members {
             if info.incarnation == from {
                 self.on_name(from, info.name);
                 continue;
             }
             if info.incarnation == self.me.incarnation {
-                // Two that have fenced each other: the older stays.
-                if fenced && !(fenced_by_us && self.me.incarnation < from) {
-                    self.events.push(Event::Rebirth { reason: "the others have given it up" });
-                }
+                // One that has given us up is one vote; if most have, we shall be told that we were removed.
                 continue;
             }
             // Once more: its name may be free now.
             let _ = self.add(&info, progress, true, now_ns);
-        }
-    }
-
-    /// A member's answer to our beat.
-    pub(super) fn on_echo(&mut self, from: Incarnation, echo: Echo, wall_ms: u64, now_ns: u64) {
-        let Some(member) = self.members.get_mut(&from) else { return };
-        let round_trip = now_ns.saturating_sub(echo.sent_ns);
-        member.round_trip_ns = round_trip;
-        member.round_trips.record(round_trip);
-        let middle = wall_ms as i64 - (round_trip / MS / 2) as i64;
-        member.clock_offset_ms = echo.wall_ms as i64 - middle;
-        if self.farewells.get(&from).is_some_and(|sent| echo.sent_ns >= *sent) {
-            self.farewell_heard.insert(from);
-        }
-        if let Some(member) = self.members.get_mut(&from) {
-            member.echo = Some(echo);
         }
     }
 
@@ -434,13 +435,6 @@ impl Members {
         settled.into_iter().map(|(incarnation, _)| incarnation).collect()
     }
 
-    /// A dial to this member was refused: nobody listens there.
-    pub(super) fn on_refused(&mut self, incarnation: Incarnation) {
-        if let Some(member) = self.members.get_mut(&incarnation) {
-            member.refused = true;
-        }
-    }
-
     /// What time brings.
     pub(super) fn tick(&mut self, progress: &Progress, own_closed: Hlc, rules: Rules, now_ns: u64) {
         let late = now_ns.saturating_sub(self.last_tick_ns);
@@ -450,6 +444,7 @@ impl Members {
             for member in self.members.values_mut() {
                 member.learned_ns = (member.learned_ns + late).min(now_ns);
                 member.heard_ns = member.heard_ns.map(|heard| (heard + late).min(now_ns));
+                member.echoed_ns = (member.echoed_ns + late).min(now_ns);
             }
         }
         self.judge_health(now_ns);
@@ -458,36 +453,15 @@ impl Members {
             self.stable = Hlc::ZERO;
             return self.events.push(Event::Rebirth { reason: "the others have gone on without it" });
         }
+        if self.is_contradicted(now_ns) {
+            return self
+                .events
+                .push(Event::Rebirth { reason: "it had given up a member whom the others have not" });
+        }
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);
         self.settle_claim(rules);
         self.advance_phase(progress, rules, now_ns);
-    }
-
-    fn judge_health(&mut self, now_ns: u64) {
-        let mut notes = Vec::new();
-        for member in self.members.values_mut() {
-            let silent_ms = now_ns.saturating_sub(member.heard_ns.unwrap_or(member.learned_ns)) / MS;
-            let health = match member.heard_ns {
-                _ if silent_ms >= DOWN_MS => Health::Down,
-                _ if member.refused && silent_ms >= REFUSED_AFTER_MS => Health::Down,
-                None => Health::Unheard,
-                _ if silent_ms >= SUSPECT_MS => Health::Suspect,
-                _ => Health::Alive,
-            };
-            if health != member.health {
-                if health == Health::Down {
-                    member.down_ns = now_ns;
-                    // What it said is of the past; it will say it again.
-                    member.echo = None;
-                    notes.push(format!("mesh   {} is down", member.info.name));
-                }
-                member.health = health;
-                self.dirty = true;
-            }
-        }
-        let note = |text| Event::Note { is_warning: true, text };
-        self.events.extend(notes.into_iter().map(note));
     }
 
     /// Members that have reported to hold everything up to these heads of ours.
@@ -511,7 +485,7 @@ impl Members {
         let me = self.me.incarnation;
         let mut vectors = self.vectors(progress);
         vectors.push(crate::peer::frame::OriginVector { origin: me, is_settled: false, workers: own });
-        let removed = self.removed_order.iter().rev().take(REMOVED_GOSSIP_MAX).copied().collect();
+        let removed = self.removed_to_tell(progress);
         Beat {
             sent_ns: now_ns,
             phase: if leaving { Phase::Left } else { self.phase },

@@ -370,10 +370,11 @@ impl Mesh {
         &self.comparisons
     }
 
-    /// Takes note of a node's HTTP address; forgotten if there are too many.
+    /// Takes note of a node's HTTP address, which anybody may have named; not where there is a secret, nor if there are too
+    /// many.
     pub fn hint(&self, address: String) {
         let mut hints = self.hints.lock();
-        if hints.len() < HINTS_MAX && !hints.contains(&address) {
+        if self.config.keys.is_empty() && hints.len() < HINTS_MAX && !hints.contains(&address) {
             hints.push(address);
         }
     }
@@ -391,6 +392,11 @@ impl Mesh {
     /// Addresses that may be peers', from discovery. Dialed in their turn; unknown ones at most this many.
     pub fn discovered(&self, addresses: &[SocketAddr]) {
         self.members.lock().discovered(addresses);
+    }
+
+    /// The same of addresses that a hint has led to.
+    pub fn hinted(&self, addresses: &[SocketAddr]) {
+        self.members.lock().hinted(addresses);
     }
 
     /// Whether the last round of discovery found a ready node other than this one: then there is a mesh to join, and
@@ -437,7 +443,7 @@ impl Mesh {
         if let Some(origin) = self.progress.get(origin) {
             return Some(origin.holds(worker, seq));
         }
-        self.members.lock().is_removed(origin).then_some(true)
+        self.members.lock().settled_holds(origin, worker, seq)
     }
 
     /// What each worker has logged, and what it has closed.
@@ -552,8 +558,9 @@ impl Mesh {
         if context.store.become_writer(me.incarnation).is_none() {
             self.note(true, "the table of writers is full");
         }
-        let seeds = members.seeds();
+        let (seeds, failed) = (members.seeds(), members.failed_copies());
         *members = Members::new(me, context.now.mono_ns, random);
+        members.pause_copies(failed, context.now.mono_ns);
         members.expect_others();
         members.discovered(&seeds);
         self.progress.reset();

@@ -1,6 +1,9 @@
 //! What the mesh has to tell the operator: lines for the node's log.
 
 use super::Mesh;
+use crate::peer::link::LinkError;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 const NOTES_MAX: usize = 256;
 
@@ -32,6 +35,13 @@ impl Mesh {
     /// A warning that comes again for as long as its cause is there.
     pub(super) fn complain(&self, cause: impl Into<String>, text: impl Into<String>) {
         self.push_note(Note { is_warning: true, cause: Some(cause.into()), text: text.into() });
+    }
+
+    /// A link was not taken for where it came from. One cause for all of them: strangers have many addresses.
+    pub fn turned_away(&self, remote: SocketAddr) {
+        let error = LinkError::Address;
+        self.counters.link_errors[error.index()].fetch_add(1, Ordering::Relaxed);
+        self.complain("turned away", format!("peer   {remote} turned away: {error}"));
     }
 
     fn push_note(&self, note: Note) {

@@ -11,6 +11,7 @@ mod apply;
 mod collect;
 mod compare;
 mod crowd;
+mod ending;
 mod inbound;
 mod outbound;
 mod targets;
@@ -26,6 +27,7 @@ use crate::peer::frame::{Frame, Phase, Reason};
 use crate::peer::link::{Link, LinkError};
 use crate::peer::operation::Operation;
 use crate::store::Storage;
+use ending::Ending;
 use inbound::Inbound;
 use outbound::{Outbound, Pulling};
 use std::collections::BTreeMap;
@@ -89,6 +91,14 @@ impl Role {
         match self {
             Role::Out(out) => out.address.ip(),
             Role::In(inbound) => inbound.remote.ip(),
+        }
+    }
+
+    /// The other end has said who it is, and was let in.
+    fn is_met(&self) -> bool {
+        match self {
+            Role::Out(out) => out.is_met(),
+            Role::In(inbound) => !inbound.is_half_open(),
         }
     }
 }
@@ -273,17 +283,14 @@ impl Worker {
     /// How many hold this write, and how many should.
     #[must_use]
     pub fn acks(&self, seq: u64, wanted: Wanted) -> Acks {
-        let holders = self.targets.values().filter(|target| target.holds(seq));
-        match wanted {
-            Wanted::Quorum => {
-                Acks { have: 1 + holders.count() as u32, needed: self.view.size as u32 / 2 + 1 }
-            }
-            Wanted::Count(needed) => Acks { have: 1 + holders.count() as u32, needed },
-            Wanted::All => Acks {
-                have: 1 + holders.filter(|target| target.counted).count() as u32,
-                needed: 1 + self.targets.values().filter(|target| target.counted).count() as u32,
-            },
-        }
+        // Who is still making its copy may have to begin anew, and would hold it no more.
+        let counted = || self.targets.values().filter(|target| target.counted);
+        let needed = match wanted {
+            Wanted::Quorum => self.view.size as u32 / 2 + 1,
+            Wanted::Count(needed) => needed,
+            Wanted::All => 1 + counted().count() as u32,
+        };
+        Acks { have: 1 + counted().filter(|target| target.holds(seq)).count() as u32, needed }
     }
 
     /// Asks the peers to acknowledge this write at once.
@@ -450,6 +457,9 @@ impl Worker {
                 Role::Out(out) => out.answer(&mut slot.link),
                 Role::In(inbound) => inbound.answer(&mut slot.link),
             }
+            if slot.role.is_met() {
+                slot.link.met();
+            }
         }
         self.slots.insert(id, slot);
         if self.epoch != epoch {
@@ -559,24 +569,6 @@ impl Worker {
         self.log.trim(acked.unwrap_or(self.log.head()));
         self.publish_figures();
         self.compare(context);
-    }
-}
-
-/// How a frame ends its link.
-#[derive(Debug)]
-enum Ending {
-    Refuse(Reason, String),
-    Close,
-}
-
-impl Ending {
-    fn protocol(detail: &str) -> Ending {
-        Ending::Refuse(Reason::Protocol, detail.to_owned())
-    }
-
-    fn unsettled() -> Ending {
-        let detail = "writes that may have been decided: not before all agree who is a member";
-        Ending::Refuse(Reason::Unsettled, detail.to_owned())
     }
 }
 

@@ -44,14 +44,16 @@ pub enum Reason {
     Name = 13,
     /// Writes that may lie below what others have decided: to be sent again when all agree who is a member.
     Unsettled = 14,
+    /// Given up by this node, not yet by most: it was away for too long.
+    Fenced = 15,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = {
+    pub const ALL: [Reason; 15] = {
         use Reason::*;
         [
             Protocol, Lineage, Yield, Removed, Yourself, Clock, Gap, Memory, Full, Leaving, Replaced, Silent,
-            Name, Unsettled,
+            Name, Unsettled, Fenced,
         ]
     };
 
@@ -78,6 +80,7 @@ impl Reason {
             Reason::Silent => "silent",
             Reason::Name => "name",
             Reason::Unsettled => "unsettled",
+            Reason::Fenced => "fenced",
         }
     }
 }
@@ -303,7 +306,7 @@ impl<'b> Frame<'b> {
                 member: member(&mut r)?,
                 lineage: r.u128()?,
                 empty: flag(&mut r)?,
-                applied: r.u64()?,
+                applied: r.sequence()?,
                 joining: flag(&mut r)?,
             }),
             3 => {
@@ -312,7 +315,7 @@ impl<'b> Frame<'b> {
                 Frame::Refuse { reason: reason.ok_or(Defect::Value("reason"))?, detail: r.text("detail")? }
             }
             4 => {
-                let (first, count, ack_now) = (r.u64()?, r.u32()?, flag(&mut r)?);
+                let (first, count, ack_now) = (r.sequence()?, r.u32()?, flag(&mut r)?);
                 // An operation has 13 bytes at least.
                 if first == 0 || count == 0 || count as usize > FRAME_BYTES_MAX / 13 {
                     return Err(Defect::Value("first or count"));
@@ -321,14 +324,14 @@ impl<'b> Frame<'b> {
                 let bytes = r.bytes(r.0.len())?;
                 Frame::Ops { first, count, ack_now, bytes }
             }
-            5 => Frame::Restart { base: r.u64()? },
-            6 => Frame::Mark { seq: r.u64()?, closed: Hlc(r.u64()?) },
-            7 => Frame::Ack { applied: r.u64()?, base: r.u64()?, upto: r.u64()? },
+            5 => Frame::Restart { base: r.sequence()? },
+            6 => Frame::Mark { seq: r.sequence()?, closed: Hlc(r.u64()?) },
+            7 => Frame::Ack { applied: r.sequence()?, base: r.sequence()?, upto: r.sequence()? },
             8 => Frame::Beat(beat(&mut r)?),
             9 => {
                 let (sent_ns, wall_ms, counts_you) = (r.u64()?, r.u64()?, flag(&mut r)?);
                 let count = bounded(r.u16()?, PEER_WORKERS_MAX, "workers")?;
-                let heads = (0..count).map(|_| r.u64()).collect::<Result<_, _>>()?;
+                let heads = (0..count).map(|_| r.sequence()).collect::<Result<_, _>>()?;
                 Frame::Echo(Echo { sent_ns, wall_ms, counts_you, heads })
             }
             10 => Frame::Pull { id: r.u32()?, above: Hlc(r.u64()?) },
@@ -529,11 +532,11 @@ fn vectors(r: &mut Reader<'_>) -> Result<Vec<OriginVector>, Defect> {
 }
 
 fn held(r: &mut Reader<'_>) -> Result<Held, Defect> {
-    let (applied, closed) = (r.u64()?, Hlc(r.u64()?));
+    let (applied, closed) = (r.sequence()?, Hlc(r.u64()?));
     let count = bounded(r.u16()?, RANGES_MAX, "ranges")?;
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for _ in 0..count {
-        let (base, upto) = (r.u64()?, r.u64()?);
+        let (base, upto) = (r.sequence()?, r.sequence()?);
         let before = ranges.last().map_or(applied, |(_, upto)| *upto);
         if base <= before || upto <= base {
             return Err(Defect::Value("ranges"));

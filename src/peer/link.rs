@@ -4,7 +4,7 @@
 
 use super::frame::Frame;
 use super::read::Defect;
-use crate::limits::{FRAME_BYTES_MAX, LINK_OUTPUT_BYTES};
+use crate::limits::{FRAME_BYTES_MAX, GREETING_BYTES_MAX, LINK_OUTPUT_BYTES};
 use blake2::Digest;
 use std::fmt;
 
@@ -16,6 +16,8 @@ const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 /// The most that one Noise message carries: 65535 with its tag.
 const NOISE_PLAIN_MAX: usize = 65_535 - 16;
 const NOISE_MESSAGE_MAX: usize = 65_535;
+/// The most that a handshake message may have: a key and a tag, with room to spare.
+const HANDSHAKE_MESSAGE_MAX: usize = 256;
 
 /// What two nodes share to trust each other: keys made of the configured secrets. The first is used to dial,
 /// all are accepted.
@@ -31,6 +33,12 @@ impl Keys {
             digest.finalize().into()
         };
         Keys(secrets.iter().map(key).collect())
+    }
+
+    /// There is no secret.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -55,12 +63,14 @@ pub enum LinkError {
     Frame(Defect),
     /// The other side refused the preamble, with this status.
     Refused(u8),
+    /// From beyond private networks, without a secret.
+    Address,
 }
 
 impl LinkError {
     /// The kinds, for counting.
-    pub const LABELS: [&'static str; 6] =
-        ["not_a_peer", "version", "secret_missing", "secret", "frame", "refused"];
+    pub const LABELS: [&'static str; 7] =
+        ["not_a_peer", "version", "secret_missing", "secret", "frame", "refused", "address"];
 
     /// Its place in [`LinkError::LABELS`].
     #[must_use]
@@ -72,6 +82,7 @@ impl LinkError {
             LinkError::Secret => 3,
             LinkError::Frame(_) => 4,
             LinkError::Refused(_) => 5,
+            LinkError::Address => 6,
         }
     }
 }
@@ -89,6 +100,7 @@ impl fmt::Display for LinkError {
             }
             LinkError::Secret => f.write_str("the peer's secret is another one"),
             LinkError::Frame(defect) => write!(f, "not a frame: {defect}"),
+            LinkError::Address => f.write_str("beyond private networks a secret is needed"),
             LinkError::Refused(status) => write!(f, "the peer refused the preamble with status {status}"),
         }
     }
@@ -119,6 +131,8 @@ enum State {
 pub struct Link {
     state: State,
     is_dialer: bool,
+    /// The other side has said who it is, and was let in.
+    is_met: bool,
     keys: Keys,
     /// Received, in the clear, not yet taken as frames from `taken` on.
     input: Vec<u8>,
@@ -174,6 +188,7 @@ impl Link {
         Link {
             state: State::Preamble,
             is_dialer,
+            is_met: false,
             keys,
             input: Vec::new(),
             taken: 0,
@@ -199,7 +214,7 @@ impl Link {
             return Err(error);
         }
         if matches!(self.state, State::Plain) {
-            self.compact();
+            compact(&mut self.input, &mut self.taken);
             self.input.extend_from_slice(bytes);
             return Ok(false);
         }
@@ -210,16 +225,6 @@ impl Link {
             return Err(error);
         }
         Ok(!before && self.is_established())
-    }
-
-    fn compact(&mut self) {
-        if self.taken == self.input.len() {
-            self.input.clear();
-            self.taken = 0;
-        } else if self.taken > FRAME_BYTES_MAX / 4 {
-            self.input.drain(..self.taken);
-            self.taken = 0;
-        }
     }
 
     /// Goes through as much of `sealed` as can be understood.
@@ -240,7 +245,7 @@ impl Link {
                     self.meet(theirs)?;
                 }
                 State::Initiator(handshake) => {
-                    let Some(message) = take_message(&mut self.sealed) else { return Ok(()) };
+                    let Some(message) = take_message(&mut self.sealed)? else { return Ok(()) };
                     let mut payload = [0; 64];
                     handshake.read_message(&message, &mut payload).map_err(|_| LinkError::Secret)?;
                     let State::Initiator(handshake) = std::mem::replace(&mut self.state, State::Plain) else {
@@ -251,7 +256,7 @@ impl Link {
                 }
                 State::Responder(prologue) => {
                     let prologue = *prologue;
-                    let Some(message) = take_message(&mut self.sealed) else { return Ok(()) };
+                    let Some(message) = take_message(&mut self.sealed)? else { return Ok(()) };
                     let transport = self.respond(&prologue, &message)?;
                     self.state = State::Encrypted(Box::new(transport));
                 }
@@ -260,10 +265,7 @@ impl Link {
                     return Ok(());
                 }
                 State::Encrypted(transport) => {
-                    if self.taken == self.input.len() {
-                        self.input.clear();
-                        self.taken = 0;
-                    }
+                    compact(&mut self.input, &mut self.taken);
                     let mut at = 0;
                     while let Some((length, rest)) = self.sealed[at..].split_first_chunk::<2>() {
                         let length = usize::from(u16::from_le_bytes(*length));
@@ -351,7 +353,12 @@ impl Link {
         Err(LinkError::Secret)
     }
 
-    /// The next whole frame that was received.
+    /// The other side has said who it is, and was let in: frames may be as long as any.
+    pub fn met(&mut self) {
+        self.is_met = true;
+    }
+
+    /// The next whole frame that was received. Before [`Link::met`] they are short.
     ///
     /// # Errors
     /// [`LinkError::Frame`]: nothing behind it can be understood.
@@ -359,7 +366,15 @@ impl Link {
         if !self.is_established() {
             return Ok(None);
         }
-        match Frame::decode(&self.input[self.taken..]) {
+        let input = &self.input[self.taken..];
+        if let (false, Some(length)) = (self.is_met, input.first_chunk::<4>()) {
+            // Nothing long is kept for strangers.
+            let length = u32::from_le_bytes(*length);
+            if length as usize > GREETING_BYTES_MAX {
+                return Err(LinkError::Frame(Defect::Length(length)));
+            }
+        }
+        match Frame::decode(input) {
             Ok(Some((frame, length))) => {
                 self.taken += length;
                 Ok(Some(frame))
@@ -413,6 +428,17 @@ impl Link {
     }
 }
 
+/// Forgets what has been taken.
+fn compact(input: &mut Vec<u8>, taken: &mut usize) {
+    if *taken == input.len() {
+        input.clear();
+        *taken = 0;
+    } else if *taken > FRAME_BYTES_MAX / 4 {
+        input.drain(..*taken);
+        *taken = 0;
+    }
+}
+
 fn noise(key: &[u8; 32], prologue: &[u8], initiator: bool) -> Result<snow::HandshakeState, LinkError> {
     let params = NOISE.parse().map_err(|_| LinkError::Secret)?;
     let builder = snow::Builder::new(params).psk(0, key).and_then(|builder| builder.prologue(prologue));
@@ -420,12 +446,16 @@ fn noise(key: &[u8; 32], prologue: &[u8], initiator: bool) -> Result<snow::Hands
     built.map_err(|_| LinkError::Secret)
 }
 
-fn take_message(from: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let (length, rest) = from.split_first_chunk::<2>()?;
+/// The next whole message of the handshake.
+fn take_message(from: &mut Vec<u8>) -> Result<Option<Vec<u8>>, LinkError> {
+    let Some((length, rest)) = from.split_first_chunk::<2>() else { return Ok(None) };
     let length = usize::from(u16::from_le_bytes(*length));
-    let message = rest.get(..length)?.to_vec();
+    if length > HANDSHAKE_MESSAGE_MAX {
+        return Err(LinkError::NotAPeer);
+    }
+    let Some(message) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
     from.drain(..2 + length);
-    Some(message)
+    Ok(Some(message))
 }
 
 fn put_message(message: &[u8], out: &mut Vec<u8>) {

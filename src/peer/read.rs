@@ -1,5 +1,6 @@
 //! Taking fields out of bytes that somebody else wrote: every read may fail, none may panic.
 
+use crate::limits::SEQUENCE_MAX;
 use std::fmt;
 
 /// Why bytes are no frame. The link that brought them is closed with this as the reason.
@@ -60,6 +61,11 @@ impl<'b> Reader<'b> {
 
     pub(crate) fn u64(&mut self) -> Result<u64, Defect> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A number of an operation: no lifetime comes to more, and whoever adds to it need not think of its overflow.
+    pub(crate) fn sequence(&mut self) -> Result<u64, Defect> {
+        self.u64().and_then(|seq| if seq <= SEQUENCE_MAX { Ok(seq) } else { Err(Defect::Value("sequence")) })
     }
 
     pub(crate) fn u128(&mut self) -> Result<u128, Defect> {

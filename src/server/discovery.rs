@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// For a connection to come about, and then for the whole answer.
 const TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Between two rounds while the node looks for its mesh, and after.
 const SOON: Duration = Duration::from_millis(250);
@@ -22,12 +23,19 @@ pub(super) fn run(urls: &[String], mesh: &Arc<Mesh>, control: &Control) {
     while !control.stopping.load(Ordering::Acquire) {
         let me = format!("{:?}", mesh.view().me);
         let mut sees_mesh = false;
-        for url in urls.iter().cloned().chain(mesh.take_hints()) {
-            match ask(&url) {
-                Ok(found) => {
+        // Hints come from anybody: they add addresses to try, and decide nothing.
+        let hints = mesh.take_hints();
+        let asked = urls.iter().map(|url| (url, true)).chain(hints.iter().map(|url| (url, false)));
+        for (url, is_told) in asked {
+            if control.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            match ask(url) {
+                Ok(found) if is_told => {
                     sees_mesh |= found.is_ready && found.incarnation != me;
                     mesh.discovered(&found.addresses);
                 }
+                Ok(found) => mesh.hinted(&found.addresses),
                 Err(error) => tracing::debug!("mesh   {url} did not answer: {error}"),
             }
         }
@@ -71,11 +79,22 @@ fn ask(url: &str) -> std::io::Result<Found> {
 
 fn exchange(mut stream: TcpStream, host: &str) -> std::io::Result<Found> {
     let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    let begun = Instant::now();
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET /ping HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    let mut piece = [0; 8 * 1024];
+    // For the whole of the answer, or a byte a second would hold up all other URLs.
+    while (answer.len() as u64) < ANSWER_BYTES_MAX {
+        let left = TIMEOUT.checked_sub(begun.elapsed()).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(
+            left.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut))?,
+        ))?;
+        match stream.read(&mut piece)? {
+            0 => break,
+            count => answer.extend_from_slice(&piece[..count]),
+        }
+    }
     let split = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let body = &answer[split.ok_or_else(|| invalid("not an HTTP answer"))? + 4..];
     let body: serde_json::Value =

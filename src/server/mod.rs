@@ -266,13 +266,11 @@ impl<S: Storage> Server<S> {
         let (control, mesh) = (Arc::clone(&server.control), Arc::clone(&server.node.mesh));
         let urls = config.join;
         let discovery = move || discovery::run(&urls, &mesh, &control);
-        match std::thread::Builder::new().name("discovery".to_owned()).spawn(discovery) {
-            Ok(thread) => server.threads.get_mut().push(thread),
-            Err(error) => {
-                server.stop();
-                let _ = server.wait();
-                return Err(StartError::System(error));
-            }
+        // Not waited for at the end: looking up a name may take as long as it likes.
+        if let Err(error) = std::thread::Builder::new().name("discovery".to_owned()).spawn(discovery) {
+            server.stop();
+            let _ = server.wait();
+            return Err(StartError::System(error));
         }
         for observer in &server.node.extensions.snapshot().observers {
             observer.server_connected(address);

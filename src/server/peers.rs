@@ -261,7 +261,7 @@ impl<S: Storage> Worker<S> {
 
     fn welcome_link(&mut self, stream: TcpStream, remote: SocketAddr) {
         if !self.links.has_secret && !is_near(remote.ip()) {
-            tracing::warn!("peer   {remote} turned away: beyond private networks a secret is needed");
+            self.engine.mesh.mesh().turned_away(remote);
             return;
         }
         let (mesh, context) = self.engine.mesh_at(self.now);

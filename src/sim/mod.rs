@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 pub type Faults = BTreeMap<&'static str, u64>;
 
 /// Faults that a batch of runs must have seen, or it has tested nothing.
-pub const REQUIRED_FAULTS: [&str; 18] = [
+pub const REQUIRED_FAULTS: [&str; 21] = [
     "crash",
     "restart",
     "partition",
@@ -40,6 +40,9 @@ pub const REQUIRED_FAULTS: [&str; 18] = [
     "log overflow",
     "skew",
     "clock jump",
+    "exile",
+    "below floor",
+    "rebirth",
     "forgotten",
     "full pull",
     "partial pull",
@@ -57,10 +60,18 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 18] = [
+pub const SCENARIOS: [(&str, &str); 26] = [
     ("below what was promised", include_str!("scenarios/below_what_was_promised.txt")),
     ("joined a mesh that yielded", include_str!("scenarios/joined_a_mesh_that_yielded.txt")),
     ("forgotten for its tombstones", include_str!("scenarios/forgotten_for_its_tombstones.txt")),
+    ("a fence of one", include_str!("scenarios/a_fence_of_one.txt")),
+    ("two who give each other up", include_str!("scenarios/two_who_give_each_other_up.txt")),
+    ("given up by both", include_str!("scenarios/given_up_by_both.txt")),
+    ("a quorum with one who copies", include_str!("scenarios/a_quorum_with_one_who_copies.txt")),
+    ("a member who went elsewhere", include_str!("scenarios/a_member_who_went_elsewhere.txt")),
+    ("more lifetimes than a beat names", include_str!("scenarios/more_lifetimes_than_a_beat_names.txt")),
+    ("copies that come to nothing", include_str!("scenarios/copies_that_come_to_nothing.txt")),
+    ("a clock minutes behind", include_str!("scenarios/a_clock_minutes_behind.txt")),
     ("decided by one who is down", include_str!("scenarios/decided_by_one_who_is_down.txt")),
     ("a dead namesake is copied", include_str!("scenarios/a_dead_namesake_is_copied.txt")),
     ("a copy of somebody given up", include_str!("scenarios/copy_of_somebody_given_up.txt")),

@@ -1,13 +1,14 @@
 //! Named scenarios: what happened once, written down so that it can be read and runs again.
 //!
-//! A script is lines of `SECONDS VERB ARGUMENTS`; `#` begins a comment. Hosts are numbers. `hosts N`,
+//! A script is lines of `SECONDS VERB ARGUMENTS`, or `FROM..TO/STEP VERB ARGUMENTS`; `#` begins a comment. Hosts are numbers. `hosts N`,
 //! `forget SECONDS`, `cap TOMBSTONES`, `log BYTES` and `scan RECORDS` (in one step) come first. Verbs:
 //!
 //! - `start H [as HOST] [skew MS] [knows H...]` (under another host's name; told of these addresses only), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
 //! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
 //! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
 //! - `plant H KEY VALUE`, `bury H KEY`: what no node would do, to its store alone, as if it had been long ago;
-//! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`; `tombstones H -> COUNT`.
+//! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`; `tombstones H -> COUNT`; `waiting H -> COUNT`, answers that
+//!   wait for other nodes.
 //!
 //! Values are used once. The rules of the checker hold throughout, and at the end of the script, after it has
 //! had time to heal, those for the end.
@@ -61,14 +62,23 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
             "log" => plan.log_bytes = number()? as usize,
             "scan" => plan.portions.scan_records = number()? as usize,
             at => {
-                let seconds: f64 = at.parse().map_err(|_| line.to_owned())?;
-                steps.push(Step { at_ms: (seconds * 1e3) as u64, text: rest.to_owned() });
+                let (from, to, every) = times(at).ok_or_else(|| line.to_owned())?;
+                let at_ms = (from..=to).step_by(every);
+                steps.extend(at_ms.map(|at_ms| Step { at_ms, text: rest.to_owned() }));
             }
         }
     }
     plan.chaos_ms = steps.iter().map(|step| step.at_ms).max().unwrap_or(0);
     plan.calm_ms = 25_000;
     Ok((plan, steps))
+}
+
+/// `SECONDS`, or `FROM..TO/STEP`: the first and the last millisecond, and how many lie between two.
+fn times(text: &str) -> Option<(u64, u64, usize)> {
+    let ms = |text: &str| text.parse().ok().map(|seconds: f64| (seconds * 1e3).round() as u64);
+    let Some((from, rest)) = text.split_once("..") else { return Some((ms(text)?, ms(text)?, 1)) };
+    let (to, every) = rest.split_once('/')?;
+    Some((ms(from)?, ms(to)?, (ms(every)? as usize).max(1)))
 }
 
 impl World {
@@ -141,6 +151,12 @@ impl World {
                 let usage = self.processes[&serial].node.store.usage(self.wall_ms(0));
                 if Some(usage.tombstones.to_string().as_str()) != expected {
                     return Err(wrong(&usage.tombstones.to_string()));
+                }
+            }
+            "waiting" => {
+                let waiting = self.processes[&serial].waiting.len();
+                if Some(waiting.to_string().as_str()) != expected {
+                    return Err(wrong(&waiting.to_string()));
                 }
             }
             "jump" => {

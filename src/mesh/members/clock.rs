@@ -1,15 +1,24 @@
 //! Whether this node's clock can be believed: by what the members' clocks say.
 
 use super::{MS, Member, Members};
-use crate::limits::CLOCK_SKEW_MS;
+use crate::limits::{CLOCK_SKEW_MS, DOWN_MS, STAMP_AHEAD_MS};
 use crate::mesh::view::Health;
 
 impl Members {
-    /// Most of the members that are alive, this node counted among those that agree with it, have another
+    /// Most of the members that have told their time, this node counted among those that agree with it, have another
     /// time than it by more than [`CLOCK_SKEW_MS`]. A node alone, or one of two, is never wrong.
     pub(in crate::mesh) fn is_skewed(&self) -> bool {
         let (alive, agree) = self.clocks_at(0);
         (alive - agree) * 2 > alive + 1
+    }
+
+    /// The members' clocks are known, and for at least as many of them as not one takes what the other writes. Whoever
+    /// joins with a time of its own would hold up everybody's writes.
+    pub(super) fn can_follow(&self) -> bool {
+        let all_told = self.members.values().all(|m| m.health == Health::Down || m.echo.is_some());
+        let told = || self.members.values().filter(|m| m.echo.is_some() && !m.fenced);
+        let far = told().filter(|m| m.clock_offset_ms.unsigned_abs() > STAMP_AHEAD_MS).count();
+        all_told && far * 2 <= told().count()
     }
 
     /// Our own clock has jumped by so much, which was ignored: most members have the time that it has now.
@@ -17,9 +26,11 @@ impl Members {
         self.clocks_at(jump_ms).1 * 2 > self.members.len()
     }
 
-    /// How many members are alive and have told their time, and for how many of them it is ours plus `ahead_ms`.
+    /// How many members have told their time of late, and for how many of them it is ours plus `ahead_ms`. Whether they
+    /// are heard is another matter: of those whose clock is far ahead of ours we refuse to hear.
     fn clocks_at(&self, ahead_ms: i64) -> (usize, usize) {
-        let told = |m: &&Member| m.health == Health::Alive && m.echo.is_some() && !m.fenced;
+        let now_ns = self.last_tick_ns;
+        let told = |m: &&Member| m.echo.is_some() && now_ns < m.echoed_ns + DOWN_MS * MS && !m.fenced;
         let agrees = |m: &&Member| {
             // Half a round trip is what the measurement leaves open.
             m.clock_offset_ms.abs_diff(ahead_ms) <= CLOCK_SKEW_MS + m.round_trip_ns / MS / 2

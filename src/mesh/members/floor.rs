@@ -114,6 +114,24 @@ impl Members {
         vectors
     }
 
+    /// The lifetimes to name as over: those that somebody's report still names, or that are open here and somebody's does
+    /// not, the oldest first, and then the latest. Whoever was away while more ended than a beat can name learns of them
+    /// by and by.
+    pub(super) fn removed_to_tell(&self, progress: &Progress) -> Vec<Incarnation> {
+        let reports = || self.members.values().filter_map(|member| member.report.as_ref());
+        let named = reports().flat_map(|report| {
+            report.vectors.keys().filter(|origin| !report.settled.contains(origin)).copied()
+        });
+        let open = progress.all().into_iter().filter(|origin| !origin.is_settled()).map(|o| o.incarnation);
+        let open = open.filter(|origin| reports().any(|report| !report.vectors.contains_key(origin)));
+        let told: BTreeSet<_> = named.chain(open).filter(|origin| self.removed.contains(origin)).collect();
+        let mut told: Vec<_> = told.into_iter().take(REMOVED_GOSSIP_MAX / 2).collect();
+        let latest = self.removed_order.iter().rev().filter(|origin| !told.contains(origin));
+        let latest: Vec<_> = latest.take(REMOVED_GOSSIP_MAX - told.len()).copied().collect();
+        told.extend(latest);
+        told
+    }
+
     /// Something of a former member may still be missing somewhere.
     fn is_unreconciled(&self, progress: &Progress) -> bool {
         let gone = |incarnation| self.removed.contains(&incarnation);

@@ -40,6 +40,9 @@ pub struct Member {
     pub(super) down_ns: u64,
     pub report: Option<Report>,
     pub(super) echo: Option<Echo>,
+    pub(super) echoed_ns: u64,
+    /// Since when it is known to be there though it is fenced.
+    pub(super) contested_ns: Option<u64>,
     pub round_trip_ns: u64,
     pub round_trips: RoundTrips,
     /// Its wall clock minus ours, in milliseconds.

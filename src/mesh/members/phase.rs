@@ -29,7 +29,11 @@ impl Members {
         {
             self.bootstrap();
         }
-        if self.phase == Phase::Joining && self.loaded && self.has_what_they_have(progress) {
+        if self.phase == Phase::Joining
+            && self.loaded
+            && self.has_what_they_have(progress)
+            && self.can_follow()
+        {
             self.phase = Phase::Prepared;
             self.prepared_ns = now_ns;
             self.beat_now = true;

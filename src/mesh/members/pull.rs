@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 
 /// A failed pull is not repeated before this, in milliseconds.
 const RETRY_MS: u64 = 300;
+/// The longest pause before another copy after several that came to nothing, in milliseconds.
+const COPY_PAUSE_MS_MAX: u64 = 60_000;
 
 /// A pull to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub struct PullPlan {
 pub(in crate::mesh) struct State {
     current: Option<PullPlan>,
     not_before_ns: u64,
+    failed_copies: u32,
 }
 
 impl Members {
@@ -154,6 +157,7 @@ impl Members {
         }
         if plan.covered.is_none() {
             self.loaded = true;
+            self.pull.failed_copies = 0;
             self.adopt_lineage(begin.lineage);
             self.floor = self.floor.max(begin.floor);
             self.promise(begin.stable);
@@ -171,7 +175,23 @@ impl Members {
         }
         self.pull.not_before_ns = now_ns + RETRY_MS * MS;
         if has_begun && !self.loaded {
+            self.pull.failed_copies += 1;
             self.events.push(Event::Rebirth { reason: "the copy that it was making has come to nothing" });
+        }
+    }
+
+    /// Copies that came to nothing, this lifetime's and those before.
+    pub(in crate::mesh) fn failed_copies(&self) -> u32 {
+        self.pull.failed_copies
+    }
+
+    /// A new lifetime after so many: from the second on it waits longer and longer, since the cause may be one that lasts,
+    /// such as too little memory, and a copy costs its donor as well.
+    pub(in crate::mesh) fn pause_copies(&mut self, failed: u32, now_ns: u64) {
+        self.pull.failed_copies = failed;
+        if failed > 1 {
+            let pause_ms = (RETRY_MS << failed.min(16)).min(COPY_PAUSE_MS_MAX);
+            self.pull.not_before_ns = now_ns + pause_ms * MS;
         }
     }
 

@@ -19,6 +19,12 @@ impl Members {
         }
     }
 
+    /// As [`Members::discovered`], but there is always room for what that names.
+    pub(in crate::mesh) fn hinted(&mut self, addresses: &[SocketAddr]) {
+        let room = (SEEDS_MAX / 4).saturating_sub(self.seeds.len());
+        self.discovered(&addresses[..addresses.len().min(room)]);
+    }
+
     pub(crate) fn seeds(&self) -> Vec<SocketAddr> {
         self.seeds.clone()
     }

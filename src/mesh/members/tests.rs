@@ -1,6 +1,7 @@
 //! Goal: rules of the membership that a whole mesh shows only by luck. Method: one node's, told by hand.
 
 use super::*;
+use crate::limits::DOWN_MS;
 use crate::mesh::Mutation;
 
 const ONE: Incarnation = Incarnation(1);

@@ -3,7 +3,8 @@
 //!
 //! Budget of a write: one hash, one stripe lock, one copy into the store.
 
-use super::{Context, Ending};
+use super::Context;
+use super::ending::Ending;
 use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
 use crate::mesh::progress::Origin;
 use crate::mesh::{Mesh, Mutation};
@@ -108,11 +109,7 @@ impl<'a, S: Storage> Intake<'a, S> {
     /// True if it is now what the key holds.
     fn one(&mut self, hash: KeyHash, writer: Incarnation, operation: &Operation<'_>) -> Result<bool, Ending> {
         let Context { store, clock, now } = self.context;
-        let ahead = operation.hlc.millis().saturating_sub(now.wall_ms);
-        if ahead > crate::limits::STAMP_AHEAD_MS {
-            let detail = format!("a stamp {ahead} ms ahead of this node's clock");
-            return Err(Ending::Refuse(Reason::Clock, detail));
-        }
+        Ending::unless_in_time(operation.hlc, "a stamp", self.context)?;
         if operation.hlc <= self.decided && self.mesh.config.mutation != Mutation::BelowTheFloor {
             self.mesh.counters.below_floor.fetch_add(1, Ordering::Relaxed);
             return Ok(false);

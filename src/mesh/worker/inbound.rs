@@ -2,7 +2,8 @@
 //! acknowledged. Its beats are taken in, and its pulls are served.
 
 use super::apply::{BATCH, Intake};
-use super::{Context, Ending, MS, Rebirth, Worker};
+use super::ending::Ending;
+use super::{Context, MS, Rebirth, Worker};
 use crate::base::version::Incarnation;
 use crate::limits::{ACK_MS, ACK_OPERATIONS};
 use crate::mesh::compare::Digesting;
@@ -230,6 +231,7 @@ pub(super) fn on_frame<S: Storage>(
             Ok(())
         }
         Frame::Mark { seq, closed } => {
+            Ending::unless_in_time(closed, "a mark", context)?;
             let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
             if from.position < seq {
                 return Err(Ending::protocol("a mark ahead of its operations"));
@@ -340,18 +342,12 @@ fn on_beat<S>(
 ) -> Result<(), Ending> {
     let mesh = &worker.mesh;
     let sent_ns = beat.sent_ns;
-    let ahead = beat.floor.max(beat.stable).millis().saturating_sub(context.now.wall_ms);
-    if ahead > crate::limits::STAMP_AHEAD_MS {
-        return Err(Ending::Refuse(
-            Reason::Clock,
-            format!("a floor or stable {ahead} ms ahead of this node's clock"),
-        ));
-    }
+    Ending::unless_in_time(beat.floor.max(beat.stable), "a floor or stable", context)?;
     // Below the one everything is decided, below the other it may be soon: what is written from now on must not be.
     context.clock.observe(beat.floor.max(beat.stable));
     let mut members = mesh.members.lock();
-    if let Some(detail) = members.refusal_of(from) {
-        return Err(Ending::Refuse(Reason::Removed, detail.to_owned()));
+    if let Some((reason, detail)) = members.refusal_of(from) {
+        return Err(Ending::Refuse(reason, detail.to_owned()));
     }
     members.on_beat(from, beat, &mesh.progress, context.now.mono_ns);
     if std::mem::take(&mut members.dirty) {

@@ -2,7 +2,8 @@
 //! worker's links also beats and echoes, and the pulls that this node makes.
 
 use super::apply::{BATCH, Intake};
-use super::{Context, Ending, LinkId, MS, Rebirth, Worker, cursor_for};
+use super::ending::Ending;
+use super::{Context, LinkId, MS, Rebirth, Worker, cursor_for};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::figures::Stream;
 use crate::mesh::log::{Cursor, Log};
@@ -27,6 +28,8 @@ pub(super) struct Outbound {
     pub(super) peer: Option<Incarnation>,
     /// Where its stream stands, once it is welcome.
     pub(super) cursor: Option<Cursor>,
+    /// Since when something that was sent is not acknowledged.
+    pub(super) waits_ns: Option<u64>,
     /// A restart that has to be said before anything else.
     restart: Option<u64>,
     /// The other side knows which mesh this node belongs to.
@@ -42,6 +45,7 @@ impl Outbound {
             target,
             peer: None,
             cursor: None,
+            waits_ns: None,
             restart: None,
             said_lineage: false,
             figures: Arc::default(),
@@ -50,6 +54,11 @@ impl Outbound {
 
     pub(super) fn peer(&self) -> Option<Incarnation> {
         self.peer.or(self.target)
+    }
+
+    /// Has said who it is.
+    pub(super) fn is_met(&self) -> bool {
+        self.peer.is_some()
     }
 
     /// Sends what the frames so far have called for.
@@ -175,6 +184,7 @@ pub(super) fn on_frame<S: Storage>(
             let pulling = worker.pulling.as_mut().filter(|p| p.id == begin.id && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
             let (clear, writer) = begin.clear;
+            Ending::unless_in_time(begin.stable.max(begin.floor).max(clear), "a copy", context)?;
             Intake::new(&worker.mesh, None, context).clear(clear, writer)?;
             pulling.begun_ns = context.now.mono_ns;
             pulling.begin = Some(begin);
@@ -359,6 +369,11 @@ fn on_refusal<S>(
             let reason = format!("{} says that it was {detail}", out.address);
             mesh.ask_rebirth(Rebirth { reason, only_if_empty: false });
         }
+        Reason::Fenced => {
+            if let Some(by) = out.peer() {
+                mesh.members.lock().on_fenced(by, context.now.mono_ns);
+            }
+        }
         Reason::Name => {
             let by_owner = detail == "it is this node's name";
             mesh.members.lock().name_refused(by_owner, context.now.mono_ns);
@@ -377,7 +392,7 @@ fn on_refusal<S>(
         _ => {}
     }
     let pause = match reason {
-        Reason::Lineage | Reason::Full | Reason::Memory => REFUSED_PAUSE_MS,
+        Reason::Lineage | Reason::Full | Reason::Memory | Reason::Fenced => REFUSED_PAUSE_MS,
         _ => 0,
     };
     if pause > 0

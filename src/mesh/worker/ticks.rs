@@ -2,6 +2,7 @@
 //! the pulls and the membership.
 
 use super::outbound::{Outbound, stream};
+use super::targets::Target;
 use super::{Effect, LinkId, MS, Role, SILENT_MS, Slot, Worker};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{CONNECT_MS, HANDSHAKE_MS};
@@ -50,13 +51,26 @@ impl Worker {
     }
 
     pub(super) fn close_the_late(&mut self, now_ns: u64) {
+        for slot in self.slots.values_mut() {
+            let Role::Out(out) = &mut slot.role else { continue };
+            let target = out.peer.and_then(|peer| self.targets.get(&peer));
+            let lacks = |target: &Target| out.cursor.is_some_and(|cursor| !target.holds(cursor.taken()));
+            let is_waiting = target.is_some_and(lacks);
+            out.waits_ns = if is_waiting { out.waits_ns.or(Some(now_ns)) } else { None };
+        }
         let late = |slot: &Slot| match &slot.role {
             // A lost first packet is sent again only after a second, and then after more.
             Role::Out(_) if !slot.connected => now_ns > slot.opened_ns + CONNECT_MS * MS,
             Role::Out(out) if out.peer.is_none() => now_ns > slot.opened_ns + HANDSHAKE_MS * MS,
             Role::In(inbound) if inbound.is_half_open() => now_ns > slot.opened_ns + HANDSHAKE_MS * MS,
-            // Answers come only when there is something to answer; but a member must be one.
-            Role::Out(out) => out.peer.is_some_and(|peer| !self.targets.contains_key(&peer)),
+            // A member must be one, and answer what calls for an answer: beats, which the first worker sends all the time,
+            // and operations.
+            Role::Out(out) => {
+                let target = out.peer.and_then(|peer| self.targets.get(&peer));
+                let since = if self.index == 0 { Some(slot.opened_ns) } else { out.waits_ns };
+                target.is_none()
+                    || since.is_some_and(|since| now_ns > since.max(slot.heard_ns) + SILENT_MS * MS)
+            }
             Role::In(_) => now_ns > slot.heard_ns + SILENT_MS * MS,
         };
         let late: Vec<LinkId> = self.slots.iter().filter(|(_, s)| late(s)).map(|(id, _)| *id).collect();
