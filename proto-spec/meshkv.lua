@@ -15,6 +15,9 @@ local SKIPPABLE = 128
 -- Of keys, in a comparison.
 local GROUPS = 4096
 
+local SEQUENCE_MAX = UInt64.new(0, 0x40000000)
+local WORKERS_MAX = 128
+
 local TYPES = {
     [0] = "PREAMBLE", [1] = "HELLO", [2] = "WELCOME", [3] = "REFUSE", [4] = "OPS", [5] = "RESTART", [6] = "MARK",
     [7] = "ACK", [8] = "BEAT", [9] = "ECHO", [10] = "PULL", [11] = "PULL_BEGIN", [12] = "RECORDS",
@@ -22,7 +25,7 @@ local TYPES = {
 }
 local REASONS = {
     "protocol", "lineage", "yield", "removed", "yourself", "clock", "gap", "memory", "full", "leaving", "replaced",
-    "silent", "name", "unsettled",
+    "silent", "name", "unsettled", "fenced",
 }
 local PHASES = { [0] = "joining", [1] = "prepared", [2] = "ready", [3] = "left" }
 local KINDS = { [0] = "set", [1] = "rm", [2] = "clear" }
@@ -172,6 +175,15 @@ function Reader:number(name, bytes)
     return range:le_uint()
 end
 
+-- A number of an operation.
+function Reader:sequence(name)
+    local seq = self:number(name, 8)
+    if seq > SEQUENCE_MAX then
+        defect("sequence")
+    end
+    return seq
+end
+
 function Reader:flag(name)
     local value = self:number(name, 1)
     if value > 1 then
@@ -289,7 +301,7 @@ local function member(r)
     if inc == string.rep("0", 32) then
         defect("incarnation")
     end
-    if workers == 0 or workers > 256 then
+    if workers == 0 or workers > WORKERS_MAX then
         defect("workers")
     end
     r:up(mark, ": " .. name)
@@ -313,10 +325,10 @@ end
 
 local function held(r, worker)
     local mark = r:down("Worker " .. worker)
-    local before = r:number("applied", 8)
+    local before = r:sequence("applied")
     r:hlc("closed")
     for _ = 1, r:bounded("number", 2, 1024, "ranges") do
-        local base, upto = r:number("base", 8), r:number("upto", 8)
+        local base, upto = r:sequence("base"), r:sequence("upto")
         if base <= before or upto <= base then
             defect("ranges")
         end
@@ -330,7 +342,7 @@ local function vectors(r)
         local mark = r:down("Vector")
         local origin = r:wide("origin")
         r:flag("settled")
-        for worker = 1, r:bounded("workers", 2, 256, "workers") do
+        for worker = 1, r:bounded("workers", 2, WORKERS_MAX, "workers") do
             held(r, worker - 1)
         end
         r:up(mark, ": " .. origin)
@@ -393,7 +405,7 @@ local BODY = {
         local name = member(r)
         r:wide("lineage")
         r:flag("empty")
-        local applied = r:number("applied", 8)
+        local applied = r:sequence("applied")
         r:flag("joining")
         return name .. " applied " .. tostring(applied)
     end,
@@ -406,7 +418,7 @@ local BODY = {
         return REASONS[reason]
     end,
     [4] = function(r)
-        local first, count = r:number("first", 8), r:number("count", 4)
+        local first, count = r:sequence("first"), r:number("count", 4)
         r:flag("ack_now")
         if first == UInt64(0) or count == 0 or count > FRAME_MAX / 13 then
             defect("first or count")
@@ -417,17 +429,17 @@ local BODY = {
         return tostring(first) .. " to " .. tostring(first + UInt64(count - 1))
     end,
     [5] = function(r)
-        return tostring(r:number("base", 8))
+        return tostring(r:sequence("base"))
     end,
     [6] = function(r)
-        local seq = r:number("seq", 8)
+        local seq = r:sequence("seq")
         r:hlc("closed")
         return tostring(seq)
     end,
     [7] = function(r)
-        local applied = r:number("applied", 8)
-        r:number("base", 8)
-        r:number("upto", 8)
+        local applied = r:sequence("applied")
+        r:sequence("base")
+        r:sequence("upto")
         return tostring(applied)
     end,
     [8] = function(r)
@@ -453,8 +465,8 @@ local BODY = {
         r:number("sent_ns", 8)
         r:number("wall_ms", 8)
         r:flag("counts_you")
-        for _ = 1, r:bounded("number", 2, 256, "workers") do
-            r:number("head", 8)
+        for _ = 1, r:bounded("number", 2, WORKERS_MAX, "workers") do
+            r:sequence("head")
         end
     end,
     [10] = function(r)

@@ -3,7 +3,7 @@
 
 use crate::limits::{
     CONNECTION_WAIT_MS_MAX, HEAD_ARRIVAL_MS, IDLE_CONNECTION_MS, KEY_CHARS_DEFAULT, KEY_CHARS_MAX,
-    STRIPES_DEFAULT, VALUE_CHARS_DEFAULT, VALUE_CHARS_MAX,
+    PEER_WORKERS_MAX, STRIPES_DEFAULT, VALUE_CHARS_DEFAULT, VALUE_CHARS_MAX,
 };
 use crate::system;
 use std::fmt;
@@ -21,8 +21,8 @@ pub const MEMORY_PERCENT_DEFAULT: u64 = 80;
 pub const MEMORY_BYTES_FALLBACK: u64 = 1 << 30;
 /// The least memory limit that is accepted, in bytes.
 pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
-/// The most worker threads that are accepted.
-pub const WORKERS_MAX: usize = 1024;
+/// The most worker threads that are accepted: peers take no more of a member.
+pub const WORKERS_MAX: usize = PEER_WORKERS_MAX;
 /// The most stripes that are accepted.
 pub const STRIPES_MAX: usize = 1 << 20;
 /// The default bound of connections is never above this, however many descriptors there are: each

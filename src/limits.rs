@@ -166,9 +166,16 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Members of a mesh, this node included; more are refused.
 pub const MEMBERS_MAX: usize = 128;
 /// Workers of one member.
-pub const PEER_WORKERS_MAX: usize = 256;
+pub const PEER_WORKERS_MAX: usize = 128;
 /// Lifetimes that are over and still passed on; the oldest are forgotten first.
 pub const REMOVED_GOSSIP_MAX: usize = 256;
+/// Origins of whom a frame says how much is held.
+pub const VECTORS_MAX: usize = MEMBERS_MAX + REMOVED_GOSSIP_MAX;
+// A beat of the most members, all with the most workers, fits a frame, with room for names and some ranges.
+const _: () = assert!(
+    VECTORS_MAX * (19 + PEER_WORKERS_MAX * 18) + MEMBERS_MAX * 300 + REMOVED_GOSSIP_MAX * 16
+        < FRAME_BYTES_MAX * 19 / 20
+);
 /// Bytes of encoded operations that all workers together keep for peers that lag (`log`); a peer that falls
 /// further behind pulls what it lacks.
 pub const LOG_BYTES: usize = 64 * 1024 * 1024;

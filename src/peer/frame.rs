@@ -6,7 +6,7 @@ pub use super::digest::{Digest, DigestAsk, GroupSum};
 use super::operation::{Operations, Records};
 use super::read::{Defect, Reader, put_text};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{FRAME_BYTES_MAX, MEMBERS_MAX, PEER_WORKERS_MAX, RANGES_MAX, REMOVED_GOSSIP_MAX};
+use crate::limits::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Types from here on may be skipped by who does not know them.
@@ -320,7 +320,6 @@ impl<'b> Frame<'b> {
                 if first == 0 || count == 0 || count as usize > FRAME_BYTES_MAX / 13 {
                     return Err(Defect::Value("first or count"));
                 }
-                first.checked_add(u64::from(count)).ok_or(Defect::Value("first"))?;
                 let bytes = r.bytes(r.0.len())?;
                 Frame::Ops { first, count, ack_now, bytes }
             }
@@ -519,7 +518,7 @@ fn put_member(member: &MemberInfo, out: &mut Vec<u8>) {
 }
 
 fn vectors(r: &mut Reader<'_>) -> Result<Vec<OriginVector>, Defect> {
-    let count = bounded(r.u16()?, MEMBERS_MAX + REMOVED_GOSSIP_MAX, "vectors")?;
+    let count = bounded(r.u16()?, VECTORS_MAX, "vectors")?;
     let mut vectors = Vec::new();
     for _ in 0..count {
         let origin = Incarnation(r.u128()?);

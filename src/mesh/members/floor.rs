@@ -7,7 +7,7 @@
 use super::pull::is_ahead;
 use super::{Event, MS, Members, Rules};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::REMOVED_GOSSIP_MAX;
+use crate::limits::{REMOVED_GOSSIP_MAX, VECTORS_MAX};
 use crate::mesh::Mutation;
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
@@ -106,7 +106,9 @@ impl Members {
             gone <= REMOVED_GOSSIP_MAX - 2 && self.removed.contains(&vector.origin)
         });
         let answers = self.asked_settled.iter().filter(|origin| progress.get(**origin).is_none());
-        vectors.extend(answers.map(|origin| OriginVector {
+        // The sender's own comes to it.
+        let room = (VECTORS_MAX - 1).saturating_sub(vectors.len());
+        vectors.extend(answers.take(room).map(|origin| OriginVector {
             origin: *origin,
             is_settled: true,
             workers: self.settled.get(origin).cloned().unwrap_or_default(),

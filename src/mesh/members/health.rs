@@ -83,7 +83,7 @@ impl Members {
     /// taken from it here any more. Long enough for the others to have agreed, if they will.
     pub(super) fn is_contradicted(&self, now_ns: u64) -> bool {
         self.members.values().any(|member| {
-            let for_long = member.contested_ns.is_some_and(|since| now_ns >= since + DOWN_MS * MS);
+            let for_long = member.contested_ns.is_some_and(|since| now_ns >= since + SUSPECT_MS * MS);
             member.fenced && for_long && now_ns < member.echoed_ns + SUSPECT_MS * MS
         })
     }

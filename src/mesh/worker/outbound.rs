@@ -379,9 +379,12 @@ fn on_refusal<S>(
             mesh.members.lock().name_refused(by_owner, context.now.mono_ns);
         }
         Reason::Lineage => {
-            if let Some(peer) = out.peer() {
-                mesh.members.lock().met_stranger(peer, &mesh.progress);
+            // Who has refused has not said who it is: perhaps somebody else, where the one that we look for used to be.
+            let mut members = mesh.members.lock();
+            if let Some(peer) = out.peer().filter(|_| !members.is_loaded()) {
+                members.disown(peer, &mesh.progress);
             }
+            drop(members);
             let text = format!("mesh   {} belongs to another mesh: {detail}", out.address);
             mesh.complain(text.clone(), text);
         }
@@ -392,7 +395,7 @@ fn on_refusal<S>(
         _ => {}
     }
     let pause = match reason {
-        Reason::Lineage | Reason::Full | Reason::Memory | Reason::Fenced => REFUSED_PAUSE_MS,
+        Reason::Lineage | Reason::Full | Reason::Memory => REFUSED_PAUSE_MS,
         _ => 0,
     };
     if pause > 0
