@@ -248,6 +248,39 @@ fn connections_persist_by_the_rules_of_their_version() {
 }
 
 #[test]
+fn a_read_that_waits_for_a_write_is_answered_however_its_connection_goes_on() {
+    let never = format!("{}-0-1", "0".repeat(32));
+    let ends = [
+        "HTTP/1.0\r\n\r\n",
+        "HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1\r\nHost: x\r\n\r\n",
+    ];
+    let mut waiting = Vec::new();
+    for target in ["/get?k=a", "/is?k=a", "/getKeys?prefix=a", "/getAll?limit=1"] {
+        for end in ends {
+            for before in [0, 1, 5] {
+                let mut client = Client::connect(address());
+                let first = "GET /is?k=a%20 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(before);
+                client.send(format!("{first}GET {target}&after={never} {end}"));
+                waiting.push((client, before, format!("{target} {end:?} behind {before}")));
+            }
+        }
+    }
+    for (mut client, before, what) in waiting {
+        for _ in 0..before {
+            assert_eq!(client.answer().status, 404, "{what}");
+        }
+        let answer = client.answer();
+        assert_eq!(answer.status, 412, "{what}: {}", answer.body);
+        match answer.header("Connection") == Some("close") {
+            true => assert!(client.is_closed(), "{what}"),
+            false => assert_eq!(client.get("/healthcheck").status, 200, "{what}"),
+        }
+    }
+}
+
+#[test]
 fn a_listing_for_http_1_0_ends_with_the_connection_unless_it_is_a_page() {
     for (query, page) in [("prefix=limit=", false), ("%6Cimit=5&prefix=limit=", true)] {
         let mut client = Client::connect(address());

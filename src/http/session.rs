@@ -92,6 +92,11 @@ impl Session {
         self.state = State::Over;
     }
 
+    /// The last request, which had no body, counts as not read: the driver offers its bytes again.
+    pub fn put_back(&mut self) {
+        self.become_head();
+    }
+
     /// Takes the next event from `input[*at..]` and moves `at` behind what it consumed.
     ///
     /// After [`Event::NeedMore`] the driver keeps `input[*at..]` and calls again with those bytes first.

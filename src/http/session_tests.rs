@@ -131,6 +131,25 @@ fn a_chunked_body_is_bounded_like_any_other_and_what_stands_around_it_apart() {
 }
 
 #[test]
+fn a_request_that_is_put_back_comes_again_and_is_the_last_only_then() {
+    for end in ["HTTP/1.0\r\n\r\n", "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"] {
+        let text = format!("GET /a {end}GET /b {end}");
+        let mut session = Session::new();
+        for _ in 0..3 {
+            let mut at = 0;
+            let event = session.next(text.as_bytes(), &mut at);
+            assert!(matches!(event, Event::Request(head) if head.path == b"/a"), "{event:?}");
+            assert!(session.is_over());
+            session.put_back();
+            assert!(session.between_requests());
+        }
+        let mut at = 0;
+        assert!(matches!(session.next(text.as_bytes(), &mut at), Event::Request(_)));
+        assert_eq!((session.next(text.as_bytes(), &mut at), at), (Event::NeedMore, text.len()));
+    }
+}
+
+#[test]
 fn a_dripping_line_is_refused_at_its_limit_and_not_before() {
     let line = "GET /".to_owned() + &"x".repeat(9000);
     let mut session = Session::new();

@@ -273,8 +273,9 @@ impl<S: Storage> Engine<S> {
                         && patient
                         && head.body == Body::None
                     {
-                        // As if it had not come yet.
+                        // As if it had not come yet, even if it was the connection's last.
                         self.operations.pop();
+                        session.put_back();
                         at = before;
                         turn.parked = true;
                         break;
