@@ -281,6 +281,18 @@ fn a_read_that_waits_for_a_write_is_answered_however_its_connection_goes_on() {
 }
 
 #[test]
+fn a_client_that_sends_no_more_gets_the_answer_that_waits() {
+    let never = format!("{}-0-1", "0".repeat(32));
+    for end in ["HTTP/1.0\r\n\r\n", "HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut client = Client::connect(address());
+        client.send(format!("GET /get?k=a&after={never} {end}"));
+        client.stream.shutdown(std::net::Shutdown::Write).expect("shut");
+        assert_eq!(client.answer().status, 412, "{end:?}");
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
 fn a_listing_for_http_1_0_ends_with_the_connection_unless_it_is_a_page() {
     for (query, page) in [("prefix=limit=", false), ("%6Cimit=5&prefix=limit=", true)] {
         let mut client = Client::connect(address());

@@ -37,6 +37,7 @@ impl<S: Storage> Worker<S> {
     }
 
     /// A connection's next request waits for a write made elsewhere, or does so no longer.
+    #[inline]
     pub(super) fn park(&mut self, key: usize, parked: bool) {
         let known = self.parked.iter().position(|(other, _)| *other == key);
         match (known, parked) {
@@ -46,6 +47,10 @@ impl<S: Storage> Worker<S> {
             }
             _ => {}
         }
+    }
+
+    pub(super) fn is_parked(&self, key: usize) -> bool {
+        self.parked.iter().any(|(parked, _)| *parked == key)
     }
 
     /// One that has waited long enough for a write made elsewhere gets its answer.

@@ -276,9 +276,7 @@ impl<S: Storage> Worker<S> {
         connection.carry = (!rest.is_empty()).then(|| Box::new(rest.to_vec()));
         connection.close |= close;
         connection.linger |= linger;
-        if parked || !self.parked.is_empty() {
-            self.park(key, parked);
-        }
+        self.park(key, parked);
         let connection = &mut self.connections[key];
         let answers = self.engine.answers_of(index);
         let sent = match answers.is_empty() || held.is_some() {
@@ -318,9 +316,10 @@ impl<S: Storage> Worker<S> {
 
     /// What a connection does when all its answers have left; `served`: if there were any.
     fn settle(&mut self, key: usize, more: bool, served: bool) {
+        let waits = more || self.is_parked(key);
         let connection = &mut self.connections[key];
         // A client that will send no more has had all its answers, unless complete requests are left.
-        let over = connection.ended && !connection.unread && !more;
+        let over = connection.ended && !connection.unread && !waits;
         if connection.close || over {
             if connection.linger && !connection.ended {
                 return self.linger(key);
