@@ -71,13 +71,14 @@ pub fn parse(input: &[u8]) -> Result<Head<'_>, HeadError> {
             within_limits(input)?;
             return Err(HeadError::Incomplete);
         }
-        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::Refused(ErrorCode::HeadersTooLarge)),
-        Err(_) => {
-            // Whoever sends a line that is too long should hear that, whatever else is wrong with it.
+        Err(error) => {
+            // Whoever sends a line that is too long should hear that, whatever else is wrong with it, and
+            // whether or not the rest came in the same piece.
             within_limits(input)?;
-            return Err(HeadError::Refused(match has_target_of_other_encoding(input) {
-                true => ErrorCode::TargetEncoding,
-                false => ErrorCode::BadRequest,
+            return Err(HeadError::Refused(match error {
+                httparse::Error::TooManyHeaders => ErrorCode::HeadersTooLarge,
+                _ if has_target_of_other_encoding(input) => ErrorCode::TargetEncoding,
+                _ => ErrorCode::BadRequest,
             }));
         }
     };
@@ -339,6 +340,9 @@ mod tests {
         assert!(parse(input.as_bytes()).is_ok());
         let input = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", fields(HEADER_FIELDS_MAX));
         assert_eq!(refused(input.as_bytes()), ErrorCode::HeadersTooLarge);
+        let both =
+            format!("{}\r\nHost: x\r\n{}\r\n", line(REQUEST_LINE_BYTES_MAX + 1), fields(HEADER_FIELDS_MAX));
+        assert_eq!(refused(both.as_bytes()), ErrorCode::UriTooLong, "as when the line comes first");
         let big = format!("GET / HTTP/1.1\r\nHost: x\r\na: {}", "y".repeat(HEADER_BYTES_MAX));
         assert_eq!(refused(big.as_bytes()), ErrorCode::HeadersTooLarge);
         let big = format!("{big}\r\n\r\n");
