@@ -17,7 +17,6 @@ pub enum ErrorCode {
     KeyEncoding,
     ValueEncoding,
     OptionEncoding,
-    TargetEncoding,
     BadTtl,
     BadAcks,
     BadLimit,
@@ -46,7 +45,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [ErrorCode; 36] = {
+    pub const ALL: [ErrorCode; 35] = {
         use ErrorCode::*;
         [
             MissingKeyParam,
@@ -60,7 +59,6 @@ impl ErrorCode {
             KeyEncoding,
             ValueEncoding,
             OptionEncoding,
-            TargetEncoding,
             BadTtl,
             BadAcks,
             BadLimit,
@@ -104,9 +102,6 @@ impl ErrorCode {
             KeyEncoding => (Status::BadRequest, "INVALID_ENCODING", "k is not UTF-8"),
             ValueEncoding => (Status::BadRequest, "INVALID_ENCODING", "v is not UTF-8"),
             OptionEncoding => (Status::BadRequest, "INVALID_ENCODING", "an option is not UTF-8"),
-            TargetEncoding => {
-                (Status::BadRequest, "INVALID_ENCODING", "raw bytes in the request target that are not UTF-8")
-            }
             BadTtl => (
                 Status::BadRequest,
                 "INVALID_PARAM",

@@ -7,6 +7,7 @@ use super::error::ErrorCode;
 use crate::limits::{BODY_BYTES_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, REQUEST_LINE_BYTES_MAX};
 use memchr::memchr;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// What may be done with a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,32 +73,82 @@ pub fn parse(input: &[u8]) -> Result<Head<'_>, HeadError> {
             return Err(HeadError::Incomplete);
         }
         Err(error) => {
-            // Whoever sends a line that is too long should hear that, whatever else is wrong with it, and
-            // whether or not the rest came in the same piece.
-            within_limits(input)?;
-            return Err(HeadError::Refused(match error {
-                httparse::Error::TooManyHeaders => ErrorCode::HeadersTooLarge,
-                _ if has_target_of_other_encoding(input) => ErrorCode::TargetEncoding,
-                _ => ErrorCode::BadRequest,
-            }));
+            return match target_of_other_encoding(input) {
+                Some(target) => parse_other_encoding(input, target),
+                None => Err(refusal(input, error)),
+            };
         }
     };
     if bytes > REQUEST_LINE_BYTES_MAX {
         within_limits(&input[..bytes])?;
     }
+    let target = request.path.unwrap_or_default().as_bytes();
+    understand(request.method, target, request.version, request.headers, bytes)
+}
+
+/// The same for a target with raw bytes that are not UTF-8. What they mean is for its parts to say, as of the same
+/// bytes encoded; but httparse takes no such target, so it is shown the line with other letters in their place.
+#[cold]
+fn parse_other_encoding(input: &[u8], target: Range<usize>) -> Result<Head<'_>, HeadError> {
+    let end = memchr(b'\n', &input[target.end..]).map(|at| target.end + at + 1);
+    let mut line = input[..end.unwrap_or(input.len())].to_vec();
+    for byte in line[target.clone()].iter_mut().filter(|byte| !byte.is_ascii()) {
+        *byte = b'x';
+    }
+    let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    // Without its fields the line is no whole head, at best.
+    let found = match (request.parse(&line), end) {
+        (Ok(_), Some(end)) => httparse::parse_headers(&input[end..], &mut fields),
+        (Ok(_), None) => Ok(httparse::Status::Partial),
+        (Err(error), _) => Err(error),
+    };
+    match found {
+        Ok(httparse::Status::Complete((bytes, fields))) => {
+            let bytes = line.len() + bytes;
+            within_limits(&input[..bytes])?;
+            understand(request.method, &input[target], request.version, fields, bytes)
+        }
+        Ok(httparse::Status::Partial) => {
+            within_limits(input)?;
+            Err(HeadError::Incomplete)
+        }
+        Err(error) => Err(refusal(input, error)),
+    }
+}
+
+/// Whoever sends a line that is too long should hear that, whatever else is wrong with it, and whether or not the
+/// rest came in the same piece.
+#[cold]
+fn refusal(input: &[u8], error: httparse::Error) -> HeadError {
+    let code = match error {
+        httparse::Error::TooManyHeaders => ErrorCode::HeadersTooLarge,
+        _ => ErrorCode::BadRequest,
+    };
+    within_limits(input).err().unwrap_or(HeadError::Refused(code))
+}
+
+/// What the parts of a whole head say.
+#[inline]
+fn understand<'i>(
+    method: Option<&str>,
+    target: &'i [u8],
+    version: Option<u8>,
+    fields: &[httparse::Header<'i>],
+    bytes: usize,
+) -> Result<Head<'i>, HeadError> {
     let bad = HeadError::Refused(ErrorCode::BadRequest);
-    let method = match request.method {
+    let method = match method {
         Some("GET") => Method::Get,
         Some("HEAD") => Method::Head,
         Some("OPTIONS") => Method::Options,
         _ => Method::Other,
     };
-    let version_11 = request.version == Some(1);
-    let target = request.path.ok_or(bad)?.as_bytes();
+    let version_11 = version == Some(1);
     let (path, query) = split_target(target, method).ok_or(bad)?;
 
     let mut seen = Fields::default();
-    for field in request.headers.iter() {
+    for field in fields {
         seen.take(field.name.as_bytes(), field.value).ok_or(bad)?;
     }
     if version_11 && seen.hosts != 1 {
@@ -239,15 +290,14 @@ fn within_limits(input: &[u8]) -> Result<(), HeadError> {
     }
 }
 
-/// Whether all that can be wrong with the request line so far is that its target is not UTF-8.
-fn has_target_of_other_encoding(input: &[u8]) -> bool {
-    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let line = input.trim_ascii_start();
-    let method = line.iter().take_while(|byte| is_token(byte)).count();
-    let Some(target) = line[method..].strip_prefix(b" ").filter(|_| method > 0) else { return false };
+/// Where the target is, if it is whole and not UTF-8, and nothing before it is wrong.
+fn target_of_other_encoding(input: &[u8]) -> Option<Range<usize>> {
+    let start = input.iter().position(|&b| b != b'\r' && b != b'\n')?;
+    let start = start + memchr(b' ', &input[start..])? + 1;
     // Another control character than this space would be wrong in any encoding.
-    let length = target.iter().position(|byte| *byte <= b' ' || *byte == 0x7f);
-    length.is_some_and(|at| target[at] == b' ' && std::str::from_utf8(&target[..at]).is_err())
+    let length = input[start..].iter().position(|byte| *byte <= b' ' || *byte == 0x7f)?;
+    let end = start + length;
+    (input[end] == b' ' && std::str::from_utf8(&input[start..end]).is_err()).then_some(start..end)
 }
 
 #[cfg(test)]
@@ -364,16 +414,35 @@ mod tests {
     }
 
     #[test]
-    fn raw_bytes_of_another_encoding_are_told_from_what_is_no_request() {
-        for target in [&b"/get?k=\xff"[..], b"/get?k=caf\xe9&x", b"/\xd0", b"/\xed\xa0\x80"] {
-            let line = [b"GET ", target, b" "].concat();
-            assert_eq!(refused(&line), ErrorCode::TargetEncoding);
-            let input = [b"\r\n", &line[..], b"HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
-            assert_eq!(refused(&input), ErrorCode::TargetEncoding);
-            assert_eq!(parse(&line[..line.len() - 1]), Err(HeadError::Incomplete), "more of it may come");
-        }
-        for input in [&b"\x16\x03\x01\x02\0\x01\xff "[..], b" /\xff ", b"G\xff /\xff ", b"GET /\x01\xff "] {
-            assert_eq!(refused(input), ErrorCode::BadRequest, "{input:?}");
+    fn raw_bytes_of_another_encoding_make_the_request_that_other_letters_would() {
+        let head = parse(b"\r\nHEAD /\xd0?k=\xff HTTP/1.0\r\nOrigin: o\r\n\r\nGET").expect("complete");
+        assert_eq!((head.method, head.path, head.query), (Method::Head, &b"/\xd0"[..], &b"k=\xff"[..]));
+        assert_eq!((head.origin, head.bytes), (Some(&b"o"[..]), 37));
+        let long = format!(" HTTP/1.1\r\na: {}\r\n\r\n", "y".repeat(HEADER_BYTES_MAX));
+        let many = format!(" HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(HEADER_FIELDS_MAX));
+        for (before, after) in [
+            ("GET /get?k=", "&x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\n"),
+            ("\n\r\nPOST http://", "?k HTTP/1.1\nHost: x\nContent-Length: 3\n\nabc"),
+            ("GET /", " HTTP/1.1\r\n\r\n"),
+            ("GET /", " HTTP/2.0\r\n\r\n"),
+            ("GET /", " HTTP/1.1\r\nHost : x\r\n\r\n"),
+            ("GET /", "  HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ("GET /", "\u{1} HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ("G(T /", " HTTP/1.1\r\nHost: x\r\n\r\n"),
+            (" GET /", " HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ("GET ", " HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ("GET /", &long),
+            ("GET /", &many),
+            (&format!("GET /{}", "x".repeat(REQUEST_LINE_BYTES_MAX)), &many),
+        ] {
+            let [raw, plain] =
+                [&b"\xff\xd0"[..], b"xy"].map(|t| [before.as_bytes(), t, after.as_bytes()].concat());
+            for end in 0..=raw.len() {
+                let said = |input: &[u8]| {
+                    parse(input).map(|head| Head { path: b"", query: b"", origin: None, ..head })
+                };
+                assert_eq!(said(&raw[..end]), said(&plain[..end]), "{before:.20}|{after:.60} up to {end}");
+            }
         }
     }
 }
