@@ -111,6 +111,24 @@ fn routes_can_be_added_at_run_time_and_a_panic_is_an_answer() {
 }
 
 #[test]
+fn a_reply_whose_status_has_no_body_is_sent_without() {
+    let extensions = Extensions::new();
+    let server = Server::start(config(), extensions.clone()).expect("starts");
+    extensions.route("/204", |_| Reply::text("nobody reads this").with_status(204)).expect("free");
+    extensions.route("/304", |_| Reply::text("nor this").with_status(304)).expect("free");
+    let mut client = Client::connect(&server.http_address().to_string());
+    for status in [204, 304] {
+        for method in ["GET", "HEAD"] {
+            let request = format!("{method} /{status} HTTP/1.1\r\nHost: x\r\n\r\n");
+            client.send(request + "GET /get HTTP/1.1\r\nHost: x\r\n\r\n");
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.header("Content-Length")), (status, None), "{method}");
+            assert_eq!(client.answer().body, r#"{"error":"MISSING_KEY_PARAM"}"#, "the next answer is whole");
+        }
+    }
+}
+
+#[test]
 fn a_write_that_waits_is_counted_and_told_when_its_outcome_is_known() {
     let (extensions, diary) = (Extensions::new(), Diary::default());
     extensions.observe(diary.clone());

@@ -248,6 +248,14 @@ impl Answers {
         }
     }
 
+    /// A whole answer with a status (204, 304) behind whose head no client reads a body, nor waits for one.
+    pub fn without_body(&self, out: &mut Vec<u8>, status_line: &str, persistence: Persistence) {
+        let parts = ["HTTP/1.1 ", status_line, "\r\nCache-Control: no-store\r\n"];
+        for part in parts.into_iter().chain([persistence.header(), &self.cors, "\r\n"]) {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+
     /// 204 for OPTIONS: what may be done here, and to whom CORS allows it.
     pub fn options(&self, out: &mut Vec<u8>, persistence: Persistence, allow: &str) {
         out.extend_from_slice(b"HTTP/1.1 204 No Content\r\nAllow: ");

@@ -510,7 +510,10 @@ impl<S: Storage> Engine<S> {
         let status = known.unwrap_or(Status::Other);
         let other = format!("{} Status", reply.status);
         let line = if status == Status::Other { &other } else { status.line() };
-        node.answers.with_body(out, line, operation.framing, reply.content_type, "", &reply.body);
+        match reply.status {
+            204 | 304 => node.answers.without_body(out, line, operation.framing.persistence),
+            _ => node.answers.with_body(out, line, operation.framing, reply.content_type, "", &reply.body),
+        }
         status
     }
 

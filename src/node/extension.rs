@@ -38,6 +38,7 @@ pub struct Reply {
     /// The HTTP status, 200 to 599.
     pub status: u16,
     pub content_type: &'static str,
+    /// Stays here if the status is 204 or 304: such answers have none.
     pub body: Bytes,
 }
 

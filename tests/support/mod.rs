@@ -238,7 +238,7 @@ impl Client {
             (name.to_owned(), value.to_owned())
         };
         let mut answer = Answer { status, headers: lines.map(split).collect(), body: String::new() };
-        if head_only || matches!(status, 100 | 204) {
+        if head_only || matches!(status, 100 | 204 | 304) {
             return Some(answer);
         }
         let body = if let Some(length) = answer.header("Content-Length") {
