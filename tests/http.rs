@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use support::{Answer, Client, address, encode, own_node};
 
 fn get(target: &str) -> Answer {
@@ -403,6 +404,24 @@ fn cors_is_for_the_named_origin() {
     let preflight = client.request(&format!("OPTIONS /set HTTP/1.1\r\n{allowed}"));
     assert_eq!(preflight.header("Access-Control-Allow-Methods"), Some("GET, OPTIONS"));
     assert_eq!(get("/get?k=a").header("Access-Control-Allow-Origin"), None, "off by default");
+}
+
+#[test]
+fn who_listens_for_both_families_is_named_as_it_was_reached() {
+    if let Err(error) = std::net::TcpListener::bind("[::1]:0") {
+        // Not with a macro: the test runner would keep that to itself.
+        let _ = writeln!(std::io::stderr(), "not applicable: this machine has no IPv6: {error}");
+        return;
+    }
+    let Some(node) = own_node(&["--host", "::", "--peer-port", "0"]) else { return };
+    let port = node.address.rsplit(':').next().expect("a port");
+    for (address, host, peer) in [("127.0.0.1", "127.0.0.1", "127.0.0.1:"), ("[::1]", "::1", "[::1]:")] {
+        let ping = Client::connect(&format!("{address}:{port}")).get("/ping").body;
+        let ping: serde_json::Value = serde_json::from_str(&ping).expect("JSON");
+        let me = &ping["nodes"][0];
+        assert_eq!(me["host"], host, "{ping}");
+        assert!(me["peer"].as_str().is_some_and(|named| named.starts_with(peer)), "{ping}");
+    }
 }
 
 #[test]

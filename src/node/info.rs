@@ -98,10 +98,12 @@ impl<S: Storage> Node<S> {
     /// Answers `/ping`: the members, this node first, under the address that the client used.
     pub(super) fn ping(&self, local: Option<SocketAddr>, framing: Framing, out: &mut Vec<u8>) -> Status {
         let view = self.view();
-        let host = local.map_or_else(|| "localhost".to_owned(), |address| address.ip().to_string());
+        // A listener for both families sees addresses of the old one in a form that is nobody's.
+        let local = local.map(|address| address.ip().to_canonical());
+        let host = local.map_or_else(|| "localhost".to_owned(), |ip| ip.to_string());
         let mut peer = self.mesh.config.me.address;
         if peer.ip().is_unspecified() {
-            peer.set_ip(local.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip().to_canonical()));
+            peer.set_ip(local.unwrap_or(Ipv4Addr::LOCALHOST.into()));
         }
         let me = json!({
             "host": host,
