@@ -129,6 +129,24 @@ fn a_reply_whose_status_has_no_body_is_sent_without() {
 }
 
 #[test]
+fn a_node_that_will_leave_says_so_in_its_health_and_its_status_and_serves_on() {
+    let server = Server::start(config(), Extensions::new()).expect("starts");
+    let address = server.http_address().to_string();
+    let said = || {
+        let [health, status] = ["/healthcheck", "/status"].map(|path| {
+            let body = Client::connect(&address).get(path).body;
+            serde_json::from_str::<serde_json::Value>(&body).expect("JSON")
+        });
+        assert_eq!((&health["status"], &health["reason"]), (&status["state"], &status["reason"]));
+        status["state"].clone()
+    };
+    assert_eq!(said(), "ok");
+    server.announce_leave();
+    assert_eq!(said(), "leaving");
+    assert_eq!(Client::connect(&address).get("/set?k=a&v=1").status, 200);
+}
+
+#[test]
 fn a_write_that_waits_is_counted_and_told_when_its_outcome_is_known() {
     let (extensions, diary) = (Extensions::new(), Diary::default());
     extensions.observe(diary.clone());

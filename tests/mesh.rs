@@ -460,6 +460,9 @@ fn who_has_another_time_than_most_takes_no_writes() {
     let c = node_with_clock("c", &a, "5000");
     until("c knows that its clock is wrong", || get(&c.address, "/healthcheck").status == 503);
     assert_eq!(body(&c, "/healthcheck"), "{\"status\":\"degraded\",\"reason\":\"clock\"}");
+    let says = |node: &Node| (status(node)["state"].clone(), status(node)["reason"].clone());
+    assert_eq!(says(&c), ("degraded".into(), "clock".into()));
+    assert_eq!(says(&a), ("ok".into(), serde_json::Value::Null));
     for path in ["/set?k=k&v=v", "/set?k=k&v=v&w=local", "/set?v=v&k=k", "/rm?k=k", "/clear"] {
         let answer = get(&c.address, path);
         assert_eq!((answer.status, answer.body.contains("CLOCK_SKEW")), (503, true), "{path}");

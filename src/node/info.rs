@@ -66,19 +66,16 @@ impl<S: Storage> Node<S> {
     ) -> Status {
         let (status, content_type, body) = match route {
             Route::Healthcheck => {
-                let state = if self.is_parting() { State::Leaving } else { state };
-                let status = if state == State::Ready { Status::Ok } else { Status::Unavailable };
-                let degraded =
-                    [("clock", self.mesh.is_skewed()), ("memory", self.mesh.lacks_memory(now.mono_ns))];
-                match degraded.iter().find(|(_, is_so)| status == Status::Ok && *is_so) {
-                    Some((reason, _)) => {
-                        let body = format!("{{\"status\":\"degraded\",\"reason\":\"{reason}\"}}");
-                        (Status::Unavailable, JSON, body)
-                    }
-                    None => (status, JSON, format!("{{\"status\":\"{}\"}}", state.name())),
-                }
+                let (name, reason) = self.health(now, state);
+                let healthy = name == State::Ready.name();
+                let status = if healthy { Status::Ok } else { Status::Unavailable };
+                let body = match reason {
+                    Some(reason) => format!("{{\"status\":\"{name}\",\"reason\":\"{reason}\"}}"),
+                    None => format!("{{\"status\":\"{name}\"}}"),
+                };
+                (status, JSON, body)
             }
-            Route::Status => (Status::Ok, JSON, self.status_body(now)),
+            Route::Status => (Status::Ok, JSON, self.status_body(now, state)),
             Route::Metrics => (Status::Ok, PROMETHEUS, self.metrics_page(now)),
             _ => {
                 let mut routes: Vec<String> = PATHS.iter().map(|path| (*path).to_owned()).collect();
@@ -93,6 +90,16 @@ impl<S: Storage> Node<S> {
         let headers = if status == Status::Unavailable { "Retry-After: 1\r\n" } else { "" };
         self.answers.with_body(out, status.line(), framing, content_type, headers, body.as_bytes());
         status
+    }
+
+    /// What `/healthcheck` and `/status` call the state that a worker is in, and why, where that needs a word.
+    fn health(&self, now: Now, state: State) -> (&'static str, Option<&'static str>) {
+        let state = if self.is_parting() { State::Leaving } else { state };
+        let degraded = [("clock", self.mesh.is_skewed()), ("memory", self.mesh.lacks_memory(now.mono_ns))];
+        match degraded.into_iter().find(|(_, is_so)| state == State::Ready && *is_so) {
+            Some((reason, _)) => ("degraded", Some(reason)),
+            None => (state.name(), None),
+        }
     }
 
     /// Answers `/ping`: the members, this node first, under the address that the client used.
@@ -135,7 +142,8 @@ impl<S: Storage> Node<S> {
         now.mono_ns.saturating_sub(self.started_mono_ns.load(Ordering::Relaxed)) as f64 / 1e9
     }
 
-    fn status_body(&self, now: Now) -> String {
+    fn status_body(&self, now: Now, state: State) -> String {
+        let (state, reason) = self.health(now, state);
         let usage = self.store.usage(now.wall_ms);
         let view = self.view();
         let mesh = self.mesh_status(now);
@@ -153,7 +161,8 @@ impl<S: Storage> Node<S> {
             "maxKeyLength": self.settings.max_key_chars,
             "maxValueLength": self.settings.max_value_chars,
             "availableRecords": self.store.size(now.wall_ms),
-            "state": self.state().name(),
+            "state": state,
+            "reason": reason,
             "inc": format!("{:?}", view.me),
             "mesh": mesh,
             "acks": self.settings.acks.to_string(),
