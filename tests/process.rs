@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Client, Node, seed};
+use support::{Client, Node, seed, signal};
 
 const SOON: Duration = Duration::from_secs(10);
 const DATA_ROUTES: [&str; 8] =
@@ -79,6 +79,68 @@ fn a_taken_port_is_named_with_the_cause() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains(&node.address) && error.contains("in use"), "{error}");
+}
+
+/// A loopback address where nobody else has the ports of a node, not even another run of these tests.
+fn own_host(number: u32) -> String {
+    let pid = std::process::id();
+    format!("127.{}.{}.{}", number * 64 + (pid >> 16 & 63), pid >> 8 & 255, pid & 255)
+}
+
+/// What a process says of its own accord; it is ended when all of it has been heard, or goes on for too long.
+fn heard(arguments: &[&str], lines: usize) -> Vec<String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshkv"));
+    command.env_clear().args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    let stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| send.send(line).is_ok()));
+    let said = (0..lines).map_while(|_| receive.recv_timeout(SOON).ok()).collect();
+    child.kill().expect("killed");
+    child.wait().expect("a child");
+    said
+}
+
+#[test]
+fn a_port_that_the_system_chose_is_told_at_every_level() {
+    let port = |text: &str| text.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0u16);
+    let host = own_host(1);
+    for level in ["error", "warn"] {
+        for (asked, chosen) in [
+            (["--host", "127.0.0.1", "--port", "0"], "http"),
+            (["--host", &host, "--peer-port", "0"], "peers"),
+        ] {
+            let told = heard(&[&asked[..], &["--log-level", level, "--log-format", "json"]].concat(), 1);
+            let told: serde_json::Value = serde_json::from_str(told.first().expect("a line")).expect("JSON");
+            assert_ne!(port(told[chosen].as_str().expect("an address")), 0, "{told}");
+            let told = heard(&[&asked[..], &["--log-level", level, "--name", "n"]].concat(), 1);
+            let line = told.first().expect("a line");
+            assert!(line.starts_with("http   http://127.") && line.ends_with("   node n"), "{line}");
+        }
+        let asked = ["balance", "--backends", "127.0.0.1:9", "--port", "0", "--status-port", "0"];
+        let told = heard(&[&asked[..], &["--log-level", level]].concat(), 2);
+        assert_ne!(port(told.first().expect("a line")), 0, "{told:?}");
+        assert!(told.get(1).is_some_and(|line| line.starts_with("status http://127.0.0.1:")), "{told:?}");
+    }
+}
+
+#[test]
+fn a_port_that_was_asked_for_is_not_told_at_a_level_that_hides_it() {
+    let host = own_host(2);
+    let arguments = ["--host", &host, "--log-level", "error"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshkv"));
+    command.env_clear().args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    let begun = Instant::now();
+    while std::net::TcpStream::connect((host.as_str(), 8080)).is_err() {
+        assert!(begun.elapsed() < SOON, "it does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(Client::connect(&format!("{host}:8080")).get("/healthcheck").status, 200);
+    signal(&child, "TERM");
+    let mut said = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert_eq!((child.wait().expect("a child").code(), said.as_str()), (Some(0), ""));
 }
 
 #[test]

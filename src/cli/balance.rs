@@ -215,7 +215,7 @@ pub(super) fn run(flags: BalanceArgs, environment: Environment<'_>) -> Result<()
     // container does not even have.
     let running: Arc<OnceLock<Arc<Balancer>>> = Arc::new(OnceLock::new());
     watch_signals(Arc::clone(&running))?;
-    let wanted = config.listen;
+    let (wanted, wanted_status) = (config.listen, config.status.map(|status| status.port()));
     let balancer = match Balancer::start(config.clone()) {
         Err(StartError::Listen { address, cause })
             if Some(address) == config.status && !resolved.status_asked =>
@@ -236,10 +236,16 @@ pub(super) fn run(flags: BalanceArgs, environment: Environment<'_>) -> Result<()
         }
     };
     let http = format!("http://{}", balancer.address());
-    tracing::info!(target: log::START_UP, http, "http   {http}");
-    if let Some(status) = balancer.status_address() {
-        let status = format!("http://{status}");
-        tracing::info!(target: log::START_UP, status, "status {status}/status");
+    match wanted.port() {
+        0 => tracing::info!(target: log::CHOSEN, http, "http   {http}"),
+        _ => tracing::info!(target: log::START_UP, http, "http   {http}"),
+    }
+    if let Some(address) = balancer.status_address() {
+        let status = format!("http://{address}");
+        match wanted_status {
+            Some(0) => tracing::info!(target: log::CHOSEN, status, "status {status}/status"),
+            _ => tracing::info!(target: log::START_UP, status, "status {status}/status"),
+        }
     }
     if !wanted.ip().is_loopback() {
         tracing::warn!("listening beyond loopback: anyone who reaches this port reaches the backends");

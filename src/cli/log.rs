@@ -8,13 +8,17 @@ use std::fmt;
 use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The target of start-up facts: in text their message says everything, so the fields stay out.
 pub(crate) const START_UP: &str = "meshkv::start";
+/// The target of those that show at every level: nobody else could say which port the system chose.
+pub(crate) const CHOSEN: &str = "meshkv::start::chosen";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -47,18 +51,19 @@ impl From<Level> for LevelFilter {
 
 /// Sends log lines to stderr from here on. Called once, before any thread is started.
 pub(crate) fn start(format: Format, level: Level) {
+    let shown = Targets::new().with_default(level).with_target(CHOSEN, LevelFilter::INFO);
     // A stderr that nobody reads must not bring the node down, so a failed write is let go.
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(level))
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .log_internal_errors(false);
-    match format {
-        Format::Text => builder.event_format(Text { colour: colour_wanted() }).init(),
+    let lines = match format {
+        Format::Text => lines.event_format(Text { colour: colour_wanted() }).boxed(),
         Format::Json => {
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
-    }
+    };
+    tracing_subscriber::registry().with(shown).with(lines).init();
 }
 
 /// On a terminal that can, unless `NO_COLOR` is set to anything.
@@ -94,7 +99,7 @@ where
         let mut line = Line { message: String::new(), fields: String::new() };
         event.record(&mut line);
         out.write_str(&line.message)?;
-        if event.metadata().target() != START_UP {
+        if !event.metadata().target().starts_with(START_UP) {
             out.write_str(&line.fields)?;
         }
         out.write_char('\n')

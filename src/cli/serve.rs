@@ -2,7 +2,7 @@
 
 use super::settings::{Environment, Resolved, resolve};
 use super::{Failure, NodeArgs, log};
-use meshkv::config::NodeConfig;
+use meshkv::config::{NodeConfig, PEER_PORT_DEFAULT};
 use meshkv::limits::DRAIN_MS;
 use meshkv::node::State;
 use meshkv::node::extension::Extensions;
@@ -152,7 +152,15 @@ fn announce_plan(config: &NodeConfig) {
 
 fn announce_start(config: &NodeConfig, address: SocketAddr, peers: SocketAddr) {
     let (node, http) = (&config.name, format!("http://{address}"));
-    tracing::info!(target: log::START_UP, http, %peers, node, "http   {http}   peers {peers}   node {node}");
+    let chosen = config.port == 0 || config.peer_port.unwrap_or(PEER_PORT_DEFAULT) != peers.port();
+    match chosen {
+        true => {
+            tracing::info!(target: log::CHOSEN, http, %peers, node, "http   {http}   peers {peers}   node {node}");
+        }
+        false => {
+            tracing::info!(target: log::START_UP, http, %peers, node, "http   {http}   peers {peers}   node {node}");
+        }
+    }
     for url in &config.join {
         tracing::info!(target: log::START_UP, url, "mesh   joining through {url}");
     }
