@@ -73,6 +73,37 @@ fn observers_see_every_request_from_start_to_end() {
 }
 
 #[test]
+fn a_failure_is_told_once_and_at_once_though_nobody_waits_for_the_end() {
+    struct Faulty;
+
+    impl Observer for Faulty {
+        fn request_started(&self, _: RequestEvent<'_>) {
+            panic!("on purpose");
+        }
+    }
+
+    let (extensions, diary) = (Extensions::new(), Diary::default());
+    extensions.observe(diary.clone());
+    extensions.observe(Faulty);
+    let server = Server::start(config(), extensions).expect("starts");
+    let mut client = Client::connect(&server.http_address().to_string());
+    client.send("GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n");
+    let ends = || {
+        let lines = diary.0.lock().expect("whole").clone();
+        lines.into_iter().filter(|line| line.starts_with("disconnected")).collect::<Vec<_>>()
+    };
+    let begun = Instant::now();
+    while ends().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody was told");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let error = server.wait().expect_err("a worker failed");
+    assert_eq!(ends(), [format!("disconnected {:?}", Some(error.to_string()))]);
+    drop(server);
+    assert_eq!(ends().len(), 1);
+}
+
+#[test]
 fn an_end_is_told_even_if_the_client_never_reads() {
     let (extensions, diary) = (Extensions::new(), Diary::default());
     let server = Server::start(config(), extensions.clone()).expect("starts");

@@ -82,7 +82,8 @@ pub trait Observer: Send + Sync {
         let _ = address;
     }
 
-    /// The node serves no more. `error`: why, if it was not asked to stop.
+    /// The node serves no more. `error`: why, if it was not asked to stop; that is told at once, while answers in
+    /// flight may still be finished.
     fn server_disconnected(&self, error: Option<&str>) {
         let _ = error;
     }

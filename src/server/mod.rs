@@ -89,6 +89,9 @@ struct Control {
     idle_connection_ms: u64,
     head_arrival_ms: u64,
     failure: Mutex<Option<ServeError>>,
+    extensions: Extensions,
+    /// The observers know that it is over.
+    is_told: AtomicBool,
     wakers: Mutex<Vec<mio::Waker>>,
     settler: OnceLock<Thread>,
 }
@@ -108,6 +111,19 @@ impl Control {
     fn fail(&self, error: ServeError) {
         self.failure.lock().get_or_insert(error);
         self.stop();
+        // Nobody may be waiting for the end.
+        self.tell_end();
+    }
+
+    /// Tells the observers that the node has ended, and why, once.
+    fn tell_end(&self) {
+        if self.is_told.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let failure = self.failure.lock().as_ref().map(ToString::to_string);
+        for observer in &self.extensions.snapshot().observers {
+            observer.server_disconnected(failure.as_deref());
+        }
     }
 }
 
@@ -213,6 +229,7 @@ impl<S: Storage> Server<S> {
             random: random as u64,
             mutation: Mutation::None,
         };
+        let told = extensions.clone();
         let node = Arc::new(Node::new(store, settings, mesh, clock.raw(), extensions, process::facts));
         let control = Arc::new(Control {
             stopping: AtomicBool::new(false),
@@ -221,6 +238,8 @@ impl<S: Storage> Server<S> {
             idle_connection_ms: config.idle_connection_ms,
             head_arrival_ms: config.head_arrival_ms,
             failure: Mutex::new(None),
+            extensions: told,
+            is_told: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
             settler: OnceLock::new(),
         });
@@ -350,10 +369,7 @@ impl<S: Storage> Server<S> {
             if let Some(path) = &self.unix {
                 let _ = std::fs::remove_file(path);
             }
-            let text = failure.as_ref().map(ToString::to_string);
-            for observer in &self.node.extensions.snapshot().observers {
-                observer.server_disconnected(text.as_deref());
-            }
+            self.control.tell_end();
         }
         failure.map_or(Ok(()), Err)
     }
