@@ -134,8 +134,12 @@ fn routes_can_be_added_at_run_time_and_a_panic_is_an_answer() {
     extensions.route("/teapot", |_| Reply::text("short").with_status(418)).expect("free");
     extensions.route("/panic", |_| panic!("on purpose")).expect("free");
     assert_eq!(client.get("/hello?name=a+b").body, "Some(\"a b\")");
+    let diary = Diary::default();
+    extensions.observe(diary.clone());
     let teapot = client.get("/teapot");
     assert_eq!((teapot.status, teapot.body.as_str()), (418, "short"));
+    let lines = diary.0.lock().expect("whole").clone();
+    assert!(lines.contains(&"complete 0 /teapot 418".to_owned()), "before the answer leaves: {lines:?}");
     assert_eq!(client.get("/panic").status, 500);
     assert_eq!(client.get("/hello").status, 200, "the worker lives on");
     assert!(client.get("/").body.contains("\"/teapot\""));

@@ -495,7 +495,7 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn custom(&self, index: usize, operation: &Operation, out: &mut Vec<u8>) -> Status {
+    fn custom(&self, index: usize, operation: &mut Operation, out: &mut Vec<u8>) -> Status {
         use super::extension::CustomRequest;
         let node = &*self.node;
         let (path, handler) = &self.extensions.routes[index];
@@ -508,6 +508,7 @@ impl<S: Storage> Engine<S> {
         };
         let known = Status::ALL.into_iter().find(|status| status.label().parse() == Ok(reply.status));
         let status = known.unwrap_or(Status::Other);
+        operation.other_status = reply.status;
         let other = format!("{} Status", reply.status);
         let line = if status == Status::Other { &other } else { status.line() };
         match reply.status {

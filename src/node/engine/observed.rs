@@ -91,7 +91,10 @@ impl<S: Storage> Engine<S> {
             }
             let path = String::from_utf8_lossy(self.text(operation.path));
             let event = RequestEvent { worker: self.worker, serial: first + at as u64, path: &path };
-            let status = number(operation.status);
+            let status = match operation.status {
+                Status::Other => operation.other_status,
+                status => number(status),
+            };
             for observer in &self.extensions.observers {
                 tell(&**observer, event, status);
             }

@@ -64,6 +64,8 @@ pub(super) struct Operation {
     pub(super) route: Route,
     pub(super) framing: Framing,
     pub(super) status: Status,
+    /// What the status is, if it is none of those with a name.
+    pub(super) other_status: u16,
     pub(super) connection: u16,
     pub(super) marks: Marks,
     pub(super) acks: AckLevel,
@@ -294,6 +296,7 @@ impl Operation {
             route,
             framing,
             status: Status::Ok,
+            other_status: 0,
             connection,
             marks: Marks::default(),
             acks: AckLevel::Local,
