@@ -76,6 +76,75 @@ pub struct RequestEvent<'r> {
 
 /// Watches a node. Every method does nothing unless it is overridden; all are called on the node's threads
 /// and must not block.
+///
+/// ```
+/// use meshkv::config::NodeConfig;
+/// use meshkv::node::extension::{Extensions, Observer, Reply, RequestEvent};
+/// use meshkv::server::Server;
+/// use std::io::{Read, Write};
+/// use std::net::{SocketAddr, TcpStream};
+/// use std::sync::mpsc::{Sender, channel};
+///
+/// /// Passes on what happens, as text.
+/// struct Diary(Sender<String>);
+///
+/// impl Diary {
+///     fn note(&self, line: String) {
+///         // Should nobody read any more, there is nobody to tell.
+///         let _ = self.0.send(line);
+///     }
+/// }
+///
+/// impl Observer for Diary {
+///     fn server_connected(&self, address: SocketAddr) {
+///         self.note(format!("serves on {}", address.ip()));
+///     }
+///
+///     fn server_disconnected(&self, error: Option<&str>) {
+///         self.note(format!("ended: {}", error.unwrap_or("it was asked to")));
+///     }
+///
+///     fn request_started(&self, request: RequestEvent<'_>) {
+///         self.note(format!("{} {} starts", request.serial, request.path));
+///     }
+///
+///     fn request_completed(&self, request: RequestEvent<'_>, status: u16) {
+///         self.note(format!("{} {} comes to {status}", request.serial, request.path));
+///     }
+///
+///     fn request_ended(&self, request: RequestEvent<'_>) {
+///         self.note(format!("{} {} has left", request.serial, request.path));
+///     }
+/// }
+///
+/// let (send, diary) = channel();
+/// let extensions = Extensions::new();
+/// extensions.observe(Diary(send));
+/// let server = Server::start(NodeConfig { port: 0, workers: 1, ..Default::default() }, extensions.clone())?;
+/// // The node is running already.
+/// extensions.route("/teapot", |_| Reply::text("short and stout").with_status(418))?;
+///
+/// let mut client = TcpStream::connect(server.http_address())?;
+/// client.write_all(b"GET /teapot HTTP/1.0\r\n\r\n")?;
+/// let mut answer = String::new();
+/// client.read_to_string(&mut answer)?;
+/// assert!(answer.starts_with("HTTP/1.1 418 ") && answer.ends_with("short and stout"));
+///
+/// server.stop();
+/// server.wait()?;
+/// let lines: Vec<String> = diary.try_iter().collect();
+/// assert_eq!(
+///     lines,
+///     [
+///         "serves on 127.0.0.1",
+///         "0 /teapot starts",
+///         "0 /teapot comes to 418",
+///         "0 /teapot has left",
+///         "ended: it was asked to",
+///     ]
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Observer: Send + Sync {
     /// The node listens and serves. `address` is the HTTP address.
     fn server_connected(&self, address: SocketAddr) {
@@ -178,7 +247,30 @@ impl Extensions {
         })
     }
 
-    /// Tells `observer` of everything from now on.
+    /// Tells `observer` of everything from now on. Several are told in the order in which they came.
+    ///
+    /// ```
+    /// use meshkv::node::extension::{Extensions, Observer, RequestEvent};
+    ///
+    /// struct Faults;
+    ///
+    /// impl Observer for Faults {
+    ///     fn request_completed(&self, request: RequestEvent<'_>, status: u16) {
+    ///         if status >= 500 {
+    ///             eprintln!("{} was answered {status}", request.path);
+    ///         }
+    ///     }
+    ///
+    ///     fn server_disconnected(&self, error: Option<&str>) {
+    ///         if let Some(error) = error {
+    ///             eprintln!("the node has failed: {error}");
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let extensions = Extensions::new();
+    /// extensions.observe(Faults);
+    /// ```
     pub fn observe(&self, observer: impl Observer + 'static) {
         self.change(|snapshot| snapshot.observers.push(Arc::new(observer)));
     }
