@@ -90,6 +90,7 @@ fn what_one_node_takes_all_nodes_have_when_it_answers() {
     }
     assert_eq!(metric(&c, "meshkv_repair_sessions_total{outcome=\"complete\"}"), 1.0, "its copy");
     assert_eq!(metric(&c, "meshkv_repair_sessions_total{outcome=\"abandoned\"}"), 0.0);
+    assert_eq!(metric(&c, "meshkv_repair_entries_total{direction=\"received\"}"), 1.0);
     until("the lag is that of a mark", || metric(&a, "meshkv_replication_lag_seconds") < 1.0);
     let log = c.log.lock().expect("a log").clone();
     assert!(log.contains("mesh   3 members  1 records  after "), "{log}");

@@ -132,7 +132,7 @@ impl<S: Storage> Node<S> {
         for (verdict, count) in Verdict::LABELS.iter().zip(mesh.comparisons().counts()) {
             page.sample(name, &[("verdict", verdict)], count);
         }
-        let name = "meshkv_pull_records_total";
+        let name = "meshkv_repair_entries_total";
         page.family(name, "counter", "Records that pulls have moved.");
         page.sample(name, &[("direction", "received")], get(&counters.pull_records_received));
         page.sample(name, &[("direction", "sent")], get(&counters.pull_records_sent));

@@ -279,7 +279,7 @@ def plain(lab):
     done["b"].append(("clear", "", "", False))
     # A beat, a mark and an acknowledgement of all of it.
     time.sleep(1.5)
-    records = {node.name: node.metric("meshkv_pull_records_total", direction="received") for node in (a, b, c)}
+    records = {node.name: node.metric("meshkv_repair_entries_total", direction="received") for node in (a, b, c)}
     # Refused as one's own: a node that is told to join itself.
     d = Node(lab, "d", [f"http://127.0.0.1:{HTTP + 3}"], port=HTTP + 3)
     for node in (d, c, b, a):

@@ -102,7 +102,7 @@ def cut(lab, network, options):
     assert took < options.within, f"the same everywhere after {took:.2f} s only"
     copies = mesh.metric("meshkv_pulls_total", kind="full") - full
     assert copies == 0, f"{copies} full copies"
-    moved = mesh.metric("meshkv_pull_records_total", direction="received")
+    moved = mesh.metric("meshkv_repair_entries_total", direction="received")
     mesh.whole()
     mesh.judge(history, f"cut 3|2 for {seconds} s: {differ} keys differed, the same everywhere {took:.2f} s after "
                         f"healing, no full copy, {moved:.0f} records by pulls since the start, "
