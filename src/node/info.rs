@@ -226,7 +226,8 @@ impl<S: Storage> Node<S> {
         let total = |cell: &dyn Fn(&super::metrics::WorkerMetrics) -> &Cell| -> u64 {
             workers.iter().map(|worker| cell(worker).get()).sum()
         };
-        page.single("meshkv_keys", "gauge", "Records.", usage.live_records);
+        let help = "Records; one that has expired counts until it is removed, which takes about a second.";
+        page.single("meshkv_keys", "gauge", help, usage.live_records);
         page.single("meshkv_tombstones", "gauge", "Removals that are still remembered.", usage.tombstones);
         page.single(
             "meshkv_memory_bytes",
