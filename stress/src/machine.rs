@@ -2,13 +2,39 @@
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// CPU time in nanoseconds, user and system.
-pub fn cpu(who: UsageWho) -> (u64, u64) {
-    let nanoseconds = |time: TimeVal| time.tv_sec() as u64 * 1_000_000_000 + time.tv_usec() as u64 * 1000;
-    getrusage(who).map_or((0, 0), |usage| (nanoseconds(usage.user_time()), nanoseconds(usage.system_time())))
+/// What a thread has used of a core so far, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadCpu {
+    /// To the nanosecond.
+    all: u64,
+    /// The parts move in ticks of milliseconds, so they tell the share of each and nothing else.
+    user: u64,
+    system: u64,
+}
+
+impl ThreadCpu {
+    /// Of the thread that calls this.
+    pub fn now() -> Self {
+        let nanoseconds = |time: TimeVal| time.tv_sec() as u64 * 1_000_000_000 + time.tv_usec() as u64 * 1000;
+        let (user, system) = getrusage(UsageWho::RUSAGE_THREAD)
+            .map_or((0, 0), |usage| (nanoseconds(usage.user_time()), nanoseconds(usage.system_time())));
+        let all = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+            .map_or(user + system, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+        Self { all, user, system }
+    }
+
+    /// What was used since, as user and system time. What is too short for a tick counts as user time.
+    pub fn since(self, before: Self) -> (u64, u64) {
+        let all = self.all.saturating_sub(before.all);
+        let (user, system) =
+            (self.user.saturating_sub(before.user), self.system.saturating_sub(before.system));
+        let system = u128::from(all) * u128::from(system) / u128::from((user + system).max(1));
+        (all - system as u64, system as u64)
+    }
 }
 
 /// Raises the limit as far as it goes; what it is then.
@@ -81,6 +107,29 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(seconds), date);
+        }
+    }
+
+    #[test]
+    fn a_short_piece_of_work_costs_what_it_took_at_most() {
+        use std::time::{Duration, Instant};
+        for _ in 0..20 {
+            let (begun, before) = (Instant::now(), ThreadCpu::now());
+            while begun.elapsed() < Duration::from_micros(300) {}
+            let (user, system) = ThreadCpu::now().since(before);
+            let wall = begun.elapsed();
+            let used = Duration::from_nanos(user + system);
+            assert!(!used.is_zero() && used <= wall + Duration::from_micros(50), "{used:?} of {wall:?}");
+        }
+    }
+
+    #[test]
+    fn the_sum_is_the_exact_one_and_ticks_share_it_out() {
+        let before = ThreadCpu { all: 1_000, user: 0, system: 0 };
+        for (user, system, parts) in
+            [(0, 0, (900, 0)), (4_000_000, 0, (900, 0)), (4_000_000, 8_000_000, (300, 600))]
+        {
+            assert_eq!(ThreadCpu { all: 1_900, user, system }.since(before), parts);
         }
     }
 }

@@ -77,9 +77,15 @@ pub struct Stats {
     pub cpu_sys_ns: u64,
     /// The busiest thread's CPU time over wall time.
     pub thread_util_max: f64,
+    /// The same of threads that ran for long enough to be judged by it.
+    pub judged_util_max: f64,
     /// When the last counted answer came, from the end of the warm-up.
     pub end_ns: u64,
 }
+
+/// A thread that ran for less is not judged by what it used of a core: the beginning of a run, when all connections
+/// send at once and code is called for the first time, keeps any client busy.
+pub const JUDGED_NS: u64 = 100_000_000;
 
 impl Default for Stats {
     fn default() -> Self {
@@ -101,6 +107,7 @@ impl Default for Stats {
             cpu_user_ns: 0,
             cpu_sys_ns: 0,
             thread_util_max: 0.0,
+            judged_util_max: 0.0,
             end_ns: 0,
         }
     }
@@ -117,6 +124,16 @@ impl Stats {
             Failure::Http(status) => *self.errors.http.entry(status).or_default() += 1,
         }
         self.failures.saturating_record(latency_ns.max(1));
+    }
+
+    /// What a thread used of a core, user and system, and how long it ran.
+    pub fn thread_used(&mut self, (user_ns, sys_ns): (u64, u64), wall_ns: u64) {
+        (self.cpu_user_ns, self.cpu_sys_ns) = (user_ns, sys_ns);
+        // Two clocks: they may differ by what lies between their readings.
+        self.thread_util_max = ((user_ns + sys_ns) as f64 / wall_ns.max(1) as f64).min(1.0);
+        if wall_ns >= JUDGED_NS {
+            self.judged_util_max = self.thread_util_max;
+        }
     }
 
     pub fn ok(&self) -> u64 {
@@ -151,6 +168,7 @@ impl Stats {
         self.cpu_user_ns += other.cpu_user_ns;
         self.cpu_sys_ns += other.cpu_sys_ns;
         self.thread_util_max = self.thread_util_max.max(other.thread_util_max);
+        self.judged_util_max = self.judged_util_max.max(other.judged_util_max);
         self.end_ns = self.end_ns.max(other.end_ns);
     }
 }

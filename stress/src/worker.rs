@@ -8,13 +8,12 @@
 
 use crate::arrival::Schedule;
 use crate::connection::{Connection, Flight, State};
-use crate::machine::cpu;
+use crate::machine::ThreadCpu;
 use crate::run::{Block, Message, Plan, Shared};
 use crate::stats::{Failure, Stats};
 use crate::tally::Counts;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::sys::resource::UsageWho;
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::collections::VecDeque;
@@ -141,7 +140,7 @@ impl Thread<'_> {
 
     fn serve(&mut self) {
         let mut events = Events::with_capacity(1024);
-        let mut cpu_before = (self.now(), cpu(UsageWho::RUSAGE_THREAD));
+        let mut cpu_before = (self.now(), ThreadCpu::now());
         let mut warm = self.counts.warm_ns > 0;
         let mut now = self.now();
         let mut check_ns = now + CHECK_NS;
@@ -151,7 +150,7 @@ impl Thread<'_> {
         loop {
             if warm && now >= self.counts.warm_ns {
                 warm = false;
-                cpu_before = (now, cpu(UsageWho::RUSAGE_THREAD));
+                cpu_before = (now, ThreadCpu::now());
             }
             let end_ns = if self.sending { self.counts.end_ns } else { u64::MAX };
             let wake_ns = self.dispatch(now).min(check_ns).min(end_ns);
@@ -186,12 +185,10 @@ impl Thread<'_> {
             }
             self.counts.show(self.number);
         }
-        let (user, system) = cpu(UsageWho::RUSAGE_THREAD);
-        let (began_ns, (user_before, system_before)) = cpu_before;
-        let stats = &mut self.counts.stats;
-        (stats.cpu_user_ns, stats.cpu_sys_ns) = (user - user_before, system - system_before);
-        let wall_ns = self.shared.origin.elapsed().as_nanos() as u64 - began_ns;
-        stats.thread_util_max = (stats.cpu_user_ns + stats.cpu_sys_ns) as f64 / wall_ns.max(1) as f64;
+        let (began_ns, before) = cpu_before;
+        let used = ThreadCpu::now().since(before);
+        let wall_ns = self.now().saturating_sub(began_ns);
+        self.counts.stats.thread_used(used, wall_ns);
     }
 
     /// Sleeps until something comes or the time is there. The event queue alone would round to milliseconds.

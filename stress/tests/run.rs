@@ -18,6 +18,22 @@ fn exactly_as_many_requests_as_asked_for_and_all_of_them_verified() {
     }
 }
 
+/// Such runs showed several cores a thread, since CPU time was counted in ticks, and were INVALID for it.
+#[test]
+fn a_run_of_a_few_milliseconds_is_not_called_limited_by_the_client() {
+    let fixture = serve(|_, request| Some(right(request)));
+    for _ in 0..5 {
+        for (arguments, reason) in [
+            (&["-n", "20"][..], "client-limited"),
+            (&["-n", "20", "--rate", "10000"], "a client thread used"),
+        ] {
+            let (_, text, report) = report(&fixture.url, arguments);
+            let share = report["client"]["max_thread_util"].as_f64().expect("a number");
+            assert!((0.0..=1.0).contains(&share) && !text.contains(reason), "{text}");
+        }
+    }
+}
+
 #[test]
 fn each_kind_of_failure_has_its_class_and_exit_code_1() {
     let cases: [(&str, Script, &[&str], &str); 6] = [

@@ -93,7 +93,7 @@ fn judge(stats: &Stats, open_loop: bool) -> (Verdict, Vec<String>) {
         reasons.push("nothing was sent".to_owned());
         return (Verdict::Invalid, reasons);
     }
-    let util = stats.thread_util_max;
+    let util = stats.judged_util_max;
     if !open_loop {
         if util > UTIL_MAX {
             reasons.push(format!(
@@ -239,9 +239,32 @@ pub fn report(frame: Frame, parts: &[Part]) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::JUDGED_NS;
 
     fn stats(sent: u64, timely: u64, late_client: u64, util: f64) -> Stats {
-        Stats { sent, timely, late_client, thread_util_max: util, ..Stats::default() }
+        let mut stats = Stats { sent, timely, late_client, ..Stats::default() };
+        stats.thread_used(((util * 1e9) as u64, 0), 1_000_000_000);
+        stats
+    }
+
+    /// Ticks are longer than a short run, and a short run is no measure of the client.
+    #[test]
+    fn a_run_that_is_too_short_to_measure_is_not_judged_by_its_cpu_time() {
+        for (used_ns, wall_ns, shown, judged) in [
+            (18_000_000, 4_000_000, 1.0, false),
+            (99_000_000, JUDGED_NS - 1, 0.99, false),
+            (99_000_000, JUDGED_NS, 0.99, true),
+            (200_000_000, JUDGED_NS, 1.0, true),
+        ] {
+            let mut one = Stats { sent: 1000, timely: 1000, ..Stats::default() };
+            one.thread_used((used_ns / 2, used_ns / 2), wall_ns);
+            let mut stats = Stats::default();
+            stats.add(&one);
+            assert!((stats.thread_util_max - shown).abs() < 1e-6, "{used_ns} of {wall_ns}");
+            for open_loop in [false, true] {
+                assert_eq!(!judge(&stats, open_loop).1.is_empty(), judged, "{used_ns} of {wall_ns}");
+            }
+        }
     }
 
     /// Every limit at its edge; a closed loop is warned, never invalid.
