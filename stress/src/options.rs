@@ -9,6 +9,11 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The help's library makes a line break of an n in braces. An escape sequence that changes nothing keeps it from that; it
+/// goes to terminals alone.
+const TEMPLATE_HELP: &str =
+    "A request target of your own ({\u{1b}[0mn}, {k}, {v}), for servers that are not meshkv";
+
 /// Loads a key-value server over HTTP and checks every answer.
 #[derive(Debug, Parser)]
 #[command(
@@ -149,8 +154,7 @@ pub struct Options {
     /// How closely answers are looked at
     #[arg(long, value_enum, default_value = "body")]
     pub verify: Verify,
-    /// A request target of your own ({n}, {k}, {v}), for servers that are not meshkv
-    #[arg(long)]
+    #[arg(long, help = TEMPLATE_HELP)]
     pub template: Option<String>,
     /// What the body of every answer to the template must be
     #[arg(long, requires = "template")]

@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use support::{Script, balanced, command, n, ok, report, right, serve, stress};
+use support::{Script, balanced, command, n, ok, report, right, run, serve, stress};
 
 #[test]
 fn exactly_as_many_requests_as_asked_for_and_all_of_them_verified() {
@@ -16,6 +16,14 @@ fn exactly_as_many_requests_as_asked_for_and_all_of_them_verified() {
         assert!(text.contains("1003 sent, 1003 ok, 0 failed"), "{text}");
         assert_eq!(fixture.requests(), 1003);
     }
+}
+
+#[test]
+fn the_help_shows_what_a_template_may_hold() {
+    let (code, text) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    assert!(text.contains(" ({n}, {k}, {v}), for servers"), "{text}");
+    assert!(!text.contains('\u{1b}'), "no escapes where there is no terminal");
 }
 
 /// Such runs showed several cores a thread, since CPU time was counted in ticks, and were INVALID for it.
