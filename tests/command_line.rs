@@ -89,6 +89,8 @@ fn a_bad_value_names_its_flag_or_its_variable_and_exits_with_2() {
         (&["check"], &[("MESHKV_ACKS", "most")], "MESHKV_ACKS"),
         (&["check", "--max-memory", "1K"], &[], "--max-memory"),
         (&["completions", "basic"], &[], "bash"),
+        (&["healthcheck", "--url", "n1"], &[("MESHKV_HEALTHCHECK_URL", "http://n1")], "--url: "),
+        (&["healthcheck"], &[("MESHKV_HEALTHCHECK_URL", "http://me:hunter2@n1")], "MESHKV_HEALTHCHECK_URL: "),
     ] {
         let output = run(arguments, environment);
         let text = String::from_utf8_lossy(&output.stderr);
@@ -97,6 +99,7 @@ fn a_bad_value_names_its_flag_or_its_variable_and_exits_with_2() {
             "{arguments:?} {environment:?}: {text}"
         );
         assert!(output.stdout.is_empty(), "data only on stdout");
+        assert!(!text.contains("hunter2"), "a password: {text}");
     }
 }
 
