@@ -197,10 +197,10 @@ struct NodeArgs {
     secret_file: Option<PathBuf>,
 
     /// How log lines look on stderr
-    #[arg(long, value_name = "FORMAT", help_heading = "Logging", value_enum)]
+    #[arg(long, value_name = "FORMAT", help_heading = "Logging", value_enum, ignore_case = true)]
     log_format: Option<log::Format>,
     /// Least important log lines to show
-    #[arg(long, value_name = "LEVEL", help_heading = "Logging", value_enum)]
+    #[arg(long, value_name = "LEVEL", help_heading = "Logging", value_enum, ignore_case = true)]
     log_level: Option<log::Level>,
 }
 

@@ -80,6 +80,22 @@ fn a_flag_beats_the_environment_which_beats_the_default() {
 }
 
 #[test]
+fn words_are_taken_in_any_case_from_flags_as_from_variables() {
+    for (flag, variable, word, value) in [
+        ("--log-level", "MESHKV_LOG_LEVEL", "WARN", "warn"),
+        ("--log-format", "MESHKV_LOG_FORMAT", "Json", "json"),
+    ] {
+        checked(&[flag, word], &[], flag, value, flag);
+        checked(&[], &[(variable, word)], flag, value, variable);
+    }
+    // All words are taken; that they do not go together is found behind that.
+    let words = ["--log-level", "ERROR", "--select", "Least", "--check", "DOCKER"];
+    let output = run(&[&["balance", "--backends", "127.0.0.1:9"][..], &words].concat(), &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && text.contains("without the engine"), "{text}");
+}
+
+#[test]
 fn a_bad_value_names_its_flag_or_its_variable_and_exits_with_2() {
     for (arguments, environment, place) in [
         (&["check", "--port", "70000"][..], &[][..], "--port"),

@@ -92,17 +92,31 @@ pub(super) struct BalanceArgs {
     dns_name: Option<String>,
 
     /// How health is found out
-    #[arg(long, value_name = "HOW", help_heading = "Backends", value_enum)]
+    #[arg(long, value_name = "HOW", help_heading = "Backends", value_enum, ignore_case = true)]
     check: Option<CheckArg>,
     /// How one of several backends is chosen
-    #[arg(long, value_name = "HOW", help_heading = "Backends", value_enum)]
+    #[arg(long, value_name = "HOW", help_heading = "Backends", value_enum, ignore_case = true)]
     select: Option<SelectArg>,
 
     /// How log lines look on stderr
-    #[arg(long, id = "log_format", value_name = "FORMAT", help_heading = "Logging", value_enum)]
+    #[arg(
+        long,
+        id = "log_format",
+        value_name = "FORMAT",
+        help_heading = "Logging",
+        value_enum,
+        ignore_case = true
+    )]
     log_format: Option<log::Format>,
     /// Least important log lines to show
-    #[arg(long, id = "log_level", value_name = "LEVEL", help_heading = "Logging", value_enum)]
+    #[arg(
+        long,
+        id = "log_level",
+        value_name = "LEVEL",
+        help_heading = "Logging",
+        value_enum,
+        ignore_case = true
+    )]
     log_level: Option<log::Level>,
 }
 
