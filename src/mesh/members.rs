@@ -321,6 +321,7 @@ impl Members {
                 echo: None,
                 echoed_ns: now_ns,
                 contested_ns: None,
+                fenced_us: None,
                 round_trip_ns: 0,
                 round_trips: RoundTrips::default(),
                 clock_offset_ms: 0,
@@ -400,8 +401,11 @@ impl Members {
             fences,
             settled,
         });
-        member.health = health;
-        self.dirty |= before != (beat.phase, health);
+        // That somebody is down is for the tick to find: it takes note of when.
+        if health != Health::Down {
+            member.health = health;
+        }
+        self.dirty |= before != (beat.phase, member.health);
         for incarnation in beat.removed {
             self.remove(incarnation, progress, now_ns);
         }
@@ -453,10 +457,8 @@ impl Members {
             self.stable = Hlc::ZERO;
             return self.events.push(Event::Rebirth { reason: "the others have gone on without it" });
         }
-        if self.is_contradicted(now_ns) {
-            return self
-                .events
-                .push(Event::Rebirth { reason: "it had given up a member whom the others have not" });
+        if let Some(reason) = self.cannot_go_on(now_ns) {
+            return self.events.push(Event::Rebirth { reason });
         }
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);

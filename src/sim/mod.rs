@@ -60,13 +60,15 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 27] = [
+pub const SCENARIOS: [(&str, &str); 29] = [
     ("below what was promised", include_str!("scenarios/below_what_was_promised.txt")),
     ("joined a mesh that yielded", include_str!("scenarios/joined_a_mesh_that_yielded.txt")),
     ("forgotten for its tombstones", include_str!("scenarios/forgotten_for_its_tombstones.txt")),
     ("a fence of one", include_str!("scenarios/a_fence_of_one.txt")),
     ("two who give each other up", include_str!("scenarios/two_who_give_each_other_up.txt")),
     ("another mesh at its address", include_str!("scenarios/another_mesh_at_its_address.txt")),
+    ("the oldest clock is wrong", include_str!("scenarios/the_oldest_clock_is_wrong.txt")),
+    ("half of them slept", include_str!("scenarios/half_of_them_slept.txt")),
     ("given up by both", include_str!("scenarios/given_up_by_both.txt")),
     ("a quorum with one who copies", include_str!("scenarios/a_quorum_with_one_who_copies.txt")),
     ("a member who went elsewhere", include_str!("scenarios/a_member_who_went_elsewhere.txt")),

@@ -4,6 +4,13 @@ use super::{MS, Member, Members};
 use crate::limits::{CLOCK_SKEW_MS, DOWN_MS, STAMP_AHEAD_MS};
 use crate::mesh::view::Health;
 
+impl Member {
+    /// Its clock is so far from ours that one takes nothing of what the other writes.
+    pub(super) fn is_far(&self) -> bool {
+        self.echo.is_some() && self.clock_offset_ms.unsigned_abs() > STAMP_AHEAD_MS
+    }
+}
+
 impl Members {
     /// Most of the members that have told their time, this node counted among those that agree with it, have another
     /// time than it by more than [`CLOCK_SKEW_MS`]. A node alone, or one of two, is never wrong.
@@ -16,9 +23,13 @@ impl Members {
     /// joins with a time of its own would hold up everybody's writes.
     pub(super) fn can_follow(&self) -> bool {
         let all_told = self.members.values().all(|m| m.health == Health::Down || m.echo.is_some());
+        all_told && !self.is_far_from_most()
+    }
+
+    /// See [`Member::is_far`].
+    pub(super) fn is_far_from_most(&self) -> bool {
         let told = || self.members.values().filter(|m| m.echo.is_some() && !m.fenced);
-        let far = told().filter(|m| m.clock_offset_ms.unsigned_abs() > STAMP_AHEAD_MS).count();
-        all_told && far * 2 <= told().count()
+        told().filter(|m| m.is_far()).count() * 2 > told().count()
     }
 
     /// Our own clock has jumped by so much, which was ignored: most members have the time that it has now.

@@ -173,6 +173,22 @@ impl Members {
         self.floor = self.floor.max(least.min(stable));
     }
 
+    /// Whether this member, or we, will take nothing from that one any more: has fenced it, or does not know it, as one of
+    /// another mesh is not known. Who is new and has not heard of it yet is not part of a view that was agreed on.
+    fn has_fenced(&self, voter: Incarnation, absent: Incarnation) -> bool {
+        if voter == self.me.incarnation {
+            return self.members.get(&absent).is_some_and(|member| member.fenced);
+        }
+        let report = self.members.get(&voter).and_then(|member| member.report.as_ref());
+        report.is_some_and(|r| r.fences.contains(&absent) || !r.vectors.contains_key(&absent))
+    }
+
+    /// How many of the members have fenced this one, as far as is known.
+    pub(super) fn votes_against(&self, absent: Incarnation) -> usize {
+        let all = self.members.keys().copied().chain([self.me.incarnation]);
+        all.filter(|voter| *voter != absent && self.has_fenced(*voter, absent)).count()
+    }
+
     /// Fences members that stay away too long, and removes those that a majority has fenced.
     pub(super) fn fence_the_absent(&mut self, progress: &Progress, rules: Rules, now_ns: u64) {
         for member in self.members.values_mut() {
@@ -189,14 +205,7 @@ impl Members {
             self.members.values().filter(|m| m.fenced).map(|m| m.info.incarnation).collect();
         for absent in fenced {
             let current: BTreeSet<_> = self.members.keys().copied().chain([self.me.incarnation]).collect();
-            let has_fenced = |voter: &Incarnation| {
-                *voter == self.me.incarnation
-                    || self
-                        .members
-                        .get(voter)
-                        .and_then(|m| m.report.as_ref())
-                        .is_some_and(|report| report.fences.contains(&absent))
-            };
+            let has_fenced = |voter: &Incarnation| self.has_fenced(*voter, absent);
             // Jointly: of the members as now seen and of those who last agreed on their view.
             let agreed = if self.agreed.is_empty() { &current } else { &self.agreed };
             let alone = rules.mutation == Mutation::ForgetsWithoutMajority;

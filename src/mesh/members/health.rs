@@ -58,8 +58,23 @@ impl Members {
         if let Some(member) = self.members.get_mut(&from) {
             (member.echo, member.echoed_ns) = (Some(echo), now_ns);
             if member.fenced {
-                member.contested_ns.get_or_insert(now_ns);
+                self.contested(from, now_ns);
             }
+        }
+    }
+
+    /// A member has answered something else than a beat, behind which an echo may wait.
+    pub(in crate::mesh) fn on_answer(&mut self, from: Incarnation, now_ns: u64) {
+        if let Some(member) = self.members.get_mut(&from) {
+            member.echoed_ns = now_ns;
+        }
+    }
+
+    /// A member that was given up here is there, and takes us for a member.
+    pub(in crate::mesh) fn contested(&mut self, fenced: Incarnation, now_ns: u64) {
+        if let Some(member) = self.members.get_mut(&fenced) {
+            member.echoed_ns = now_ns;
+            member.contested_ns.get_or_insert(now_ns);
         }
     }
 
@@ -70,21 +85,34 @@ impl Members {
         }
     }
 
-    /// A member has given us up, not all of them. If we have given it up as well, the older one stays.
+    /// A member has given us up, perhaps not all of them. If we have given it up as well, the older one stays.
     pub(in crate::mesh) fn on_fenced(&mut self, by: Incarnation, now_ns: u64) {
         let is_younger = self.me.incarnation > by;
-        if let Some(member) = self.members.get_mut(&by).filter(|member| member.fenced && is_younger) {
-            member.echoed_ns = now_ns;
-            member.contested_ns.get_or_insert(now_ns);
+        let Some(member) = self.members.get_mut(&by) else { return };
+        let since = member.fenced_us.map_or(now_ns, |(since, _)| since);
+        member.fenced_us = Some((since, now_ns));
+        if member.fenced && is_younger {
+            self.contested(by, now_ns);
         }
     }
 
-    /// This node alone has given somebody up who is there and hears it: the others go on with that one, and nothing may be
-    /// taken from it here any more. Long enough for the others to have agreed, if they will.
-    pub(super) fn is_contradicted(&self, now_ns: u64) -> bool {
-        self.members.values().any(|member| {
-            let for_long = member.contested_ns.is_some_and(|since| now_ns >= since + SUSPECT_MS * MS);
-            member.fenced && for_long && now_ns < member.echoed_ns + SUSPECT_MS * MS
-        })
+    /// Whether this lifetime and the members' cannot go on together, though nobody was removed; why, if so. Only after some
+    /// time, in which those who have a majority will have removed somebody.
+    ///
+    /// Half of the members have given us up: the other half may be asleep. Or we have given somebody up who is there and
+    /// whom half of the members have not: they go on with that one, of whom nothing may be taken here any more.
+    pub(super) fn cannot_go_on(&self, now_ns: u64) -> Option<&'static str> {
+        let before = now_ns.checked_sub(SUSPECT_MS * MS)?;
+        let size = self.members.len() + 1;
+        let has_fenced_us = |m: &&Member| m.fenced_us.is_some_and(|(from, to)| from <= before && to > before);
+        if self.members.values().filter(has_fenced_us).count() * 2 >= size {
+            return Some("half of the members have given it up");
+        }
+        let is_contradicted = |m: &Member| {
+            let for_long = m.contested_ns.is_some_and(|since| since <= before) && m.echoed_ns > before;
+            m.fenced && for_long && self.votes_against(m.info.incarnation) * 2 < size
+        };
+        let contradicted = self.members.values().any(is_contradicted);
+        contradicted.then_some("it had given up a member whom the others have not")
     }
 }

@@ -43,6 +43,8 @@ pub struct Member {
     pub(super) echoed_ns: u64,
     /// Since when it is known to be there though it is fenced.
     pub(super) contested_ns: Option<u64>,
+    /// When it said first and last that it has given us up.
+    pub(super) fenced_us: Option<(u64, u64)>,
     pub round_trip_ns: u64,
     pub round_trips: RoundTrips,
     /// Its wall clock minus ours, in milliseconds.

@@ -29,11 +29,9 @@ impl Members {
         {
             self.bootstrap();
         }
-        if self.phase == Phase::Joining
-            && self.loaded
-            && self.has_what_they_have(progress)
-            && self.can_follow()
-        {
+        // Whom there is nobody to hold up may begin whatever its clock says.
+        let may_follow = self.can_follow() || !self.members.values().any(Member::is_counted);
+        if self.phase == Phase::Joining && self.loaded && self.has_what_they_have(progress) && may_follow {
             self.phase = Phase::Prepared;
             self.prepared_ns = now_ns;
             self.beat_now = true;
@@ -71,7 +69,8 @@ impl Members {
 
     /// Nobody is there who holds anything, and it is on us to begin.
     fn may_bootstrap(&self, seeds_expected: bool, now_ns: u64) -> bool {
-        if self.lineage != 0 {
+        // Whoever has another time than most would begin a mesh that they cannot join.
+        if self.lineage != 0 || self.is_far_from_most() {
             return false;
         }
         if self.members.is_empty() && !seeds_expected && self.seeds.is_empty() {
@@ -81,7 +80,8 @@ impl Members {
             return false;
         }
         let heard = self.members.values().filter(|m| m.health == Health::Alive);
-        if heard.clone().any(|member| member.info.incarnation < self.me.incarnation) {
+        let may_begin = |member: &&Member| member.info.incarnation < self.me.incarnation && !member.is_far();
+        if heard.clone().any(|member| may_begin(&member)) {
             return false;
         }
         let waited_ms = now_ns.saturating_sub(self.born_ns) / MS;

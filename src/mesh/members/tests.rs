@@ -3,6 +3,7 @@
 use super::*;
 use crate::limits::DOWN_MS;
 use crate::mesh::Mutation;
+use crate::peer::frame::Echo;
 
 const ONE: Incarnation = Incarnation(1);
 const OTHER: Incarnation = Incarnation(2);
@@ -60,6 +61,25 @@ fn what_came_in_while_it_slept_was_not_heard_in_the_future() {
     }
     members.tick(&progress, Hlc::ZERO, RULES, woke + (DOWN_MS + 1) * MS);
     assert_eq!(members.members[&OTHER].health, Health::Down);
+}
+
+#[test]
+fn who_does_not_hear_is_down_from_the_tick_that_finds_it_so() {
+    let progress = Progress::default();
+    let mut members = with_other(&progress);
+    let echo = |sent_ns| Echo { sent_ns, wall_ms: 0, counts_you: true, heads: vec![0] };
+    // For longer than it takes to be forgotten all is well, and then its answers stay away.
+    let begun_ms = RULES.forget_ms * 2;
+    for at_ms in (0..begun_ms + DOWN_MS + 200).step_by(500) {
+        members.on_beat(OTHER, beat(), &progress, at_ms * MS);
+        if at_ms <= begun_ms {
+            members.on_echo(OTHER, echo(at_ms * MS), 0, at_ms * MS);
+        }
+        members.tick(&progress, Hlc::ZERO, RULES, (at_ms + 10) * MS);
+        let member = &members.members[&OTHER];
+        assert_eq!(member.health == Health::Down, at_ms >= begun_ms + DOWN_MS, "{at_ms} ms");
+        assert!(!member.fenced, "{at_ms} ms");
+    }
 }
 
 #[test]

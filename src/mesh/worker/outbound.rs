@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering;
 
 /// Links that another mesh has refused are tried again after this, in milliseconds.
 const REFUSED_PAUSE_MS: u64 = 5_000;
+/// How often the membership hears that a pull goes on, in milliseconds.
+const ANSWER_NOTED_MS: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Outbound {
@@ -77,6 +79,8 @@ pub(super) struct Pulling {
     is_full: bool,
     begin: Option<PullBegin>,
     begun_ns: u64,
+    /// When the membership was told last that it goes on.
+    noted_ns: u64,
     records: u64,
 }
 
@@ -119,7 +123,7 @@ impl Worker {
         let counter =
             if is_full { &self.mesh.counters.pulls_full } else { &self.mesh.counters.pulls_partial };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.pulling = Some(Pulling { link, id, is_full, begin: None, begun_ns: 0, records: 0 });
+        self.pulling = Some(Pulling { link, id, is_full, begin: None, begun_ns: 0, noted_ns: 0, records: 0 });
     }
 }
 
@@ -193,6 +197,13 @@ pub(super) fn on_frame<S: Storage>(
         Frame::Records { id: pull, writers, bytes } => {
             let pulling = worker.pulling.as_mut().filter(|p| p.id == pull && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
+            // Echoes wait behind them, on a slow link for long.
+            if let Some(peer) =
+                out.peer.filter(|_| context.now.mono_ns >= pulling.noted_ns + ANSWER_NOTED_MS * MS)
+            {
+                pulling.noted_ns = context.now.mono_ns;
+                worker.mesh.members.lock().on_answer(peer, context.now.mono_ns);
+            }
             let mut intake = Intake::new(&worker.mesh, None, context);
             let mut records = Frame::records(writers, bytes);
             let mut batch = Vec::with_capacity(BATCH);
@@ -282,6 +293,9 @@ fn on_welcome<S: Storage>(
         }
     }
     if let Err((reason, detail)) = members.add(&info, &mesh.progress, false, now_ns) {
+        if reason == Reason::Fenced {
+            members.contested(peer, now_ns);
+        }
         return Err(Ending::Refuse(reason, detail.to_owned()));
     }
     if !welcome.joining {

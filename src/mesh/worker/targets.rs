@@ -49,6 +49,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// The last operation that need not be sent any more: held, or before a restart.
+    pub(super) fn held(&self) -> u64 {
+        self.acked.max(self.segment.1).max(self.figures.base())
+    }
+
     pub(super) fn holds(&self, seq: u64) -> bool {
         seq <= self.acked || (self.segment.0 < seq && seq <= self.segment.1)
     }

@@ -45,8 +45,7 @@ impl Worker {
         }
         let (kept, limit) = (self.log.bytes() as u64, self.log.limit() as u64);
         for target in self.targets.values() {
-            let held = target.acked.max(target.segment.1).max(target.figures.base());
-            target.figures.lags(self.log.bytes_behind(held), kept, limit);
+            target.figures.lags(self.log.bytes_behind(target.held()), kept, limit);
         }
     }
 
@@ -54,7 +53,7 @@ impl Worker {
         for slot in self.slots.values_mut() {
             let Role::Out(out) = &mut slot.role else { continue };
             let target = out.peer.and_then(|peer| self.targets.get(&peer));
-            let lacks = |target: &Target| out.cursor.is_some_and(|cursor| !target.holds(cursor.taken()));
+            let lacks = |target: &Target| out.cursor.is_some_and(|cursor| cursor.taken() > target.held());
             let is_waiting = target.is_some_and(lacks);
             out.waits_ns = if is_waiting { out.waits_ns.or(Some(now_ns)) } else { None };
         }
