@@ -78,6 +78,7 @@ field("stable", P.uint64, "Stable", base.HEX)
 field("floor", P.uint64, "Floor", base.HEX)
 field("fenced", P.bool, "Fenced")
 field("removed", P.string, "Removed")
+field("stranger", P.string, "Of another mesh")
 field("id", P.uint32, "Pull or comparison")
 field("above", P.uint64, "Above", base.HEX)
 field("clear", P.uint64, "Clear", base.HEX)
@@ -457,6 +458,9 @@ local BODY = {
         end
         for _ = 1, r:bounded("number", 2, 256, "removed") do
             r:wide("removed")
+        end
+        for _ = 1, r:bounded("number", 2, 128, "strangers") do
+            r:wide("stranger")
         end
         vectors(r)
         return PHASES[phase]

@@ -50,7 +50,7 @@ pub struct Members {
     orphaned_ns: Option<u64>,
     /// Of the removed, those of whom everybody holds the same, as we have seen, and how much that is.
     settled: BTreeMap<Incarnation, Vec<Held>>,
-    /// Nodes of another mesh, which members may still take for members.
+    /// Nodes of another mesh, met by this node or a member, which others may still take for members.
     strangers: BTreeSet<Incarnation>,
     /// Of the settled, those that somebody still waits for.
     asked_settled: BTreeSet<Incarnation>,
@@ -178,9 +178,7 @@ impl Members {
     /// came with the copy, and what had been lost is not known any more.
     pub(super) fn settled_holds(&self, gone: Incarnation, worker: usize, seq: u64) -> Option<bool> {
         match self.settled.get(&gone) {
-            Some(held) => Some(held.get(worker).is_some_and(|held| {
-                seq <= held.applied || held.ranges.iter().any(|(from, to)| (from + 1..=*to).contains(&seq))
-            })),
+            Some(held) => Some(held.get(worker).is_some_and(|held| held.contains(seq))),
             None => self.removed.contains(&gone).then_some(true),
         }
     }
@@ -236,8 +234,8 @@ impl Members {
         }
     }
 
-    /// A node of another mesh was met. It may have been taken for a member by hearsay, or before it had found its mesh,
-    /// and would be waited for. A lifetime's lineage never changes.
+    /// A node of another mesh was met, by this node or by a member of its own. It may have been taken for a member by
+    /// hearsay, or before it had found its mesh, and would be waited for. A lifetime's lineage never changes.
     pub(super) fn met_stranger(&mut self, incarnation: Incarnation, progress: &Progress) {
         if self.strangers.insert(incarnation) && self.strangers.len() > MEMBERS_MAX {
             self.strangers.pop_first();
@@ -409,6 +407,9 @@ impl Members {
         for incarnation in beat.removed {
             self.remove(incarnation, progress, now_ns);
         }
+        for incarnation in beat.strangers {
+            self.met_stranger(incarnation, progress);
+        }
         // Of those who were gone before we came: until everybody holds the same, we are part of everybody.
         for (origin, workers) in unknown {
             let report = self.members.get(&from).and_then(|member| member.report.as_ref());
@@ -420,10 +421,6 @@ impl Members {
         for (info, _) in beat.members {
             if info.incarnation == from {
                 self.on_name(from, info.name);
-                continue;
-            }
-            if info.incarnation == self.me.incarnation {
-                // One that has given us up is one vote; if most have, we shall be told that we were removed.
                 continue;
             }
             // Once more: its name may be free now.
@@ -498,8 +495,17 @@ impl Members {
                 .chain(self.members.values().map(|m| (m.info.clone(), m.fenced)))
                 .collect(),
             removed,
+            strangers: self.strangers_to_tell(),
             vectors,
         }
+    }
+
+    /// Those whom somebody takes for a member who has not met them since they have found their mesh, and who perhaps never
+    /// will: they may be dead.
+    fn strangers_to_tell(&self) -> Vec<Incarnation> {
+        let reports = self.members.values().filter_map(|member| member.report.as_ref());
+        let named: BTreeSet<_> = reports.flat_map(|report| report.vectors.keys()).collect();
+        self.strangers.iter().filter(|stranger| named.contains(stranger)).copied().collect()
     }
 
     /// Everybody who is there has heard the farewell.

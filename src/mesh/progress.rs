@@ -36,7 +36,7 @@ impl Stream {
 
     #[must_use]
     pub fn contains(&self, seq: u64) -> bool {
-        seq <= self.held.applied || self.held.ranges.iter().any(|(base, upto)| *base < seq && seq <= *upto)
+        self.held.contains(seq)
     }
 
     /// The stream goes on behind `base`: what is missing up to there must be pulled.
@@ -212,6 +212,13 @@ impl Origin {
         for (stream, theirs) in self.streams.iter().zip(vector) {
             stream.lock().merge(theirs);
         }
+    }
+}
+
+impl Held {
+    #[must_use]
+    pub fn contains(&self, seq: u64) -> bool {
+        seq <= self.applied || self.ranges.iter().any(|(base, upto)| *base < seq && seq <= *upto)
     }
 }
 

@@ -41,24 +41,11 @@ pub struct Digest {
     pub entries: Vec<(u64, Hlc, u64)>,
 }
 
-fn at_most(count: u16, most: usize, field: &'static str) -> Result<usize, Defect> {
-    let count = usize::from(count);
-    if count <= most { Ok(count) } else { Err(Defect::Value(field)) }
-}
-
-fn flag(r: &mut Reader<'_>) -> Result<bool, Defect> {
-    match r.u8()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(Defect::Value("flag")),
-    }
-}
-
 impl DigestAsk {
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<DigestAsk, Defect> {
         let (id, view_hash, floor) = (r.u32()?, r.u64()?, Hlc(r.u64()?));
         let (until_ms, key) = (r.u64()?, r.u128()?);
-        let count = at_most(r.u16()?, DIGEST_ASKED_MAX, "groups")?;
+        let count = r.count(DIGEST_ASKED_MAX, "groups")?;
         let groups: Vec<u16> = (0..count).map(|_| r.u16()).collect::<Result<_, _>>()?;
         let ascends = groups.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascends || groups.last().is_some_and(|last| usize::from(*last) >= DIGEST_GROUPS) {
@@ -82,14 +69,14 @@ impl DigestAsk {
 
 impl Digest {
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Digest, Defect> {
-        let (id, clear, is_last, is_valid) = (r.u32()?, Hlc(r.u64()?), flag(r)?, flag(r)?);
+        let (id, clear, is_last, is_valid) = (r.u32()?, Hlc(r.u64()?), r.flag()?, r.flag()?);
         let count = usize::from(r.u16()?);
         if count != 0 && count != DIGEST_GROUPS {
             return Err(Defect::Value("sums"));
         }
         let sums = (0..count).map(|_| Ok(GroupSum { sum: r.u128()?, count: r.u32()? }));
         let sums = sums.collect::<Result<_, Defect>>()?;
-        let count = at_most(r.u16()?, DIGEST_FRAME_ENTRIES_MAX, "entries")?;
+        let count = r.count(DIGEST_FRAME_ENTRIES_MAX, "entries")?;
         let entries = (0..count).map(|_| Ok((r.u64()?, Hlc(r.u64()?), r.u64()?)));
         let entries = entries.collect::<Result<_, Defect>>()?;
         Ok(Digest { id, clear, is_last, is_valid, sums, entries })

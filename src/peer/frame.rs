@@ -2,12 +2,15 @@
 //!
 //! Numbers are little-endian. A frame is `length: u32` (of what follows), `type: u8`, and its fields.
 
+pub use super::beat::{Beat, Echo, Held, OriginVector};
+use super::beat::{beat, put_beat, put_vectors, vectors};
 pub use super::digest::{Digest, DigestAsk, GroupSum};
+pub use super::member::{MemberInfo, Phase};
+use super::member::{member, put_member};
 use super::operation::{Operations, Records};
 use super::read::{Defect, Reader, put_text};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::*;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use crate::limits::{FRAME_BYTES_MAX, PEER_WORKERS_MAX};
 
 /// Types from here on may be skipped by who does not know them.
 const SKIPPABLE: u8 = 128;
@@ -85,17 +88,6 @@ impl Reason {
     }
 }
 
-/// What a member says about itself; others pass it on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberInfo {
-    pub incarnation: Incarnation,
-    pub name: String,
-    /// Where peers dial it.
-    pub address: SocketAddr,
-    pub http_port: u16,
-    pub workers: u16,
-}
-
 /// First frame of the dialer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -119,83 +111,6 @@ pub struct Welcome {
     pub applied: u64,
     /// Still loading: only what is new is wanted, the rest comes by a pull.
     pub joining: bool,
-}
-
-/// What a member is at, as its beats say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Phase {
-    /// Holds nothing, or not all.
-    #[default]
-    Joining = 0,
-    /// Holds what the others hold; wants to be waited for before it serves.
-    Prepared = 1,
-    /// Serves.
-    Ready = 2,
-    /// Has gone: its lifetime is over, and everything it accepted was handed over.
-    Left = 3,
-}
-
-impl Phase {
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Phase::Joining => "joining",
-            Phase::Prepared => "prepared",
-            Phase::Ready => "ready",
-            Phase::Left => "left",
-        }
-    }
-}
-
-/// Which of one worker's operations are held.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Everything up to here, without a gap.
-    pub applied: u64,
-    /// Everything that is stamped up to this.
-    pub closed: Hlc,
-    /// Beyond a gap, ascending: behind the first up to the second.
-    pub ranges: Vec<(u64, u64)>,
-}
-
-/// Which of one origin's operations are held, by worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OriginVector {
-    pub origin: Incarnation,
-    /// Its lifetime is over, and the sender has seen that every member holds the same of it.
-    pub is_settled: bool,
-    pub workers: Vec<Held>,
-}
-
-/// A member's regular word, from the dialer's first worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beat {
-    /// The sender's monotonic clock; comes back in ECHO.
-    pub sent_ns: u64,
-    pub phase: Phase,
-    /// Of the sender's view: see `mesh::members`.
-    pub view_hash: u64,
-    /// Everything up to this is held by the sender, from every member of its view; zero: not known now.
-    pub stable: Hlc,
-    pub floor: Hlc,
-    /// The sender's view, the sender included, with whether it has been fenced by the sender.
-    pub members: Vec<(MemberInfo, bool)>,
-    /// Lifetimes that are over.
-    pub removed: Vec<Incarnation>,
-    pub vectors: Vec<OriginVector>,
-}
-
-/// The acceptor's answer to BEAT.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Echo {
-    pub sent_ns: u64,
-    /// The acceptor's wall clock.
-    pub wall_ms: u64,
-    /// All workers of the acceptor wait for the dialer's acknowledgements.
-    pub counts_you: bool,
-    /// The acceptor's own heads, by worker, taken after it began to count the dialer.
-    pub heads: Vec<u64>,
 }
 
 /// What a pull will bring: taken before its scan begins.
@@ -299,15 +214,15 @@ impl<'b> Frame<'b> {
             1 => Frame::Hello(Hello {
                 member: member(&mut r)?,
                 lineage: r.u128()?,
-                empty: flag(&mut r)?,
+                empty: r.flag()?,
                 worker: r.u16()?,
             }),
             2 => Frame::Welcome(Welcome {
                 member: member(&mut r)?,
                 lineage: r.u128()?,
-                empty: flag(&mut r)?,
+                empty: r.flag()?,
                 applied: r.sequence()?,
-                joining: flag(&mut r)?,
+                joining: r.flag()?,
             }),
             3 => {
                 let number = r.u8()?;
@@ -315,7 +230,7 @@ impl<'b> Frame<'b> {
                 Frame::Refuse { reason: reason.ok_or(Defect::Value("reason"))?, detail: r.text("detail")? }
             }
             4 => {
-                let (first, count, ack_now) = (r.sequence()?, r.u32()?, flag(&mut r)?);
+                let (first, count, ack_now) = (r.sequence()?, r.u32()?, r.flag()?);
                 // An operation has 13 bytes at least.
                 if first == 0 || count == 0 || count as usize > FRAME_BYTES_MAX / 13 {
                     return Err(Defect::Value("first or count"));
@@ -328,8 +243,8 @@ impl<'b> Frame<'b> {
             7 => Frame::Ack { applied: r.sequence()?, base: r.sequence()?, upto: r.sequence()? },
             8 => Frame::Beat(beat(&mut r)?),
             9 => {
-                let (sent_ns, wall_ms, counts_you) = (r.u64()?, r.u64()?, flag(&mut r)?);
-                let count = bounded(r.u16()?, PEER_WORKERS_MAX, "workers")?;
+                let (sent_ns, wall_ms, counts_you) = (r.u64()?, r.u64()?, r.flag()?);
+                let count = r.count(PEER_WORKERS_MAX, "workers")?;
                 let heads = (0..count).map(|_| r.sequence()).collect::<Result<_, _>>()?;
                 Frame::Echo(Echo { sent_ns, wall_ms, counts_you, heads })
             }
@@ -465,135 +380,4 @@ impl<'b> Frame<'b> {
         out[start..start + 4].copy_from_slice(&length.to_le_bytes());
         out[start + 4] = number;
     }
-}
-
-fn flag(r: &mut Reader<'_>) -> Result<bool, Defect> {
-    match r.u8()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(Defect::Value("flag")),
-    }
-}
-
-fn bounded(count: u16, most: usize, field: &'static str) -> Result<usize, Defect> {
-    let count = usize::from(count);
-    if count <= most { Ok(count) } else { Err(Defect::Value(field)) }
-}
-
-fn member(r: &mut Reader<'_>) -> Result<MemberInfo, Defect> {
-    let incarnation = Incarnation(r.u128()?);
-    let ip = match r.u8()? {
-        4 => IpAddr::V4(Ipv4Addr::from_bits(r.u32()?)),
-        6 => IpAddr::V6(Ipv6Addr::from_bits(r.u128()?)),
-        _ => return Err(Defect::Value("address")),
-    };
-    let address = SocketAddr::new(ip, r.u16()?);
-    let (http_port, workers) = (r.u16()?, r.u16()?);
-    let name = r.text("name")?.to_owned();
-    if incarnation.0 == 0 {
-        return Err(Defect::Value("incarnation"));
-    }
-    if workers == 0 || usize::from(workers) > PEER_WORKERS_MAX {
-        return Err(Defect::Value("workers"));
-    }
-    Ok(MemberInfo { incarnation, name, address, http_port, workers })
-}
-
-fn put_member(member: &MemberInfo, out: &mut Vec<u8>) {
-    out.extend_from_slice(&member.incarnation.0.to_le_bytes());
-    match member.address.ip() {
-        IpAddr::V4(ip) => {
-            out.push(4);
-            out.extend_from_slice(&ip.to_bits().to_le_bytes());
-        }
-        IpAddr::V6(ip) => {
-            out.push(6);
-            out.extend_from_slice(&ip.to_bits().to_le_bytes());
-        }
-    }
-    for number in [member.address.port(), member.http_port, member.workers] {
-        out.extend_from_slice(&number.to_le_bytes());
-    }
-    put_text(&member.name, out);
-}
-
-fn vectors(r: &mut Reader<'_>) -> Result<Vec<OriginVector>, Defect> {
-    let count = bounded(r.u16()?, VECTORS_MAX, "vectors")?;
-    let mut vectors = Vec::new();
-    for _ in 0..count {
-        let origin = Incarnation(r.u128()?);
-        let is_settled = flag(r)?;
-        let workers = bounded(r.u16()?, PEER_WORKERS_MAX, "workers")?;
-        let workers = (0..workers).map(|_| held(r)).collect::<Result<_, _>>()?;
-        vectors.push(OriginVector { origin, is_settled, workers });
-    }
-    Ok(vectors)
-}
-
-fn held(r: &mut Reader<'_>) -> Result<Held, Defect> {
-    let (applied, closed) = (r.sequence()?, Hlc(r.u64()?));
-    let count = bounded(r.u16()?, RANGES_MAX, "ranges")?;
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for _ in 0..count {
-        let (base, upto) = (r.sequence()?, r.sequence()?);
-        let before = ranges.last().map_or(applied, |(_, upto)| *upto);
-        if base <= before || upto <= base {
-            return Err(Defect::Value("ranges"));
-        }
-        ranges.push((base, upto));
-    }
-    Ok(Held { applied, closed, ranges })
-}
-
-fn put_vectors(vectors: &[OriginVector], out: &mut Vec<u8>) {
-    out.extend_from_slice(&(vectors.len() as u16).to_le_bytes());
-    for vector in vectors {
-        out.extend_from_slice(&vector.origin.0.to_le_bytes());
-        out.push(u8::from(vector.is_settled));
-        out.extend_from_slice(&(vector.workers.len() as u16).to_le_bytes());
-        for held in &vector.workers {
-            out.extend_from_slice(&held.applied.to_le_bytes());
-            out.extend_from_slice(&held.closed.0.to_le_bytes());
-            out.extend_from_slice(&(held.ranges.len() as u16).to_le_bytes());
-            for (base, upto) in &held.ranges {
-                out.extend_from_slice(&base.to_le_bytes());
-                out.extend_from_slice(&upto.to_le_bytes());
-            }
-        }
-    }
-}
-
-fn beat(r: &mut Reader<'_>) -> Result<Beat, Defect> {
-    let sent_ns = r.u64()?;
-    let phase = match r.u8()? {
-        0 => Phase::Joining,
-        1 => Phase::Prepared,
-        2 => Phase::Ready,
-        3 => Phase::Left,
-        _ => return Err(Defect::Value("phase")),
-    };
-    let (view_hash, stable, floor) = (r.u64()?, Hlc(r.u64()?), Hlc(r.u64()?));
-    let count = bounded(r.u16()?, MEMBERS_MAX, "members")?;
-    let members = (0..count).map(|_| Ok((member(r)?, flag(r)?))).collect::<Result<Vec<_>, Defect>>()?;
-    let count = bounded(r.u16()?, REMOVED_GOSSIP_MAX, "removed")?;
-    let removed = (0..count).map(|_| r.u128().map(Incarnation)).collect::<Result<_, _>>()?;
-    Ok(Beat { sent_ns, phase, view_hash, stable, floor, members, removed, vectors: vectors(r)? })
-}
-
-fn put_beat(beat: &Beat, out: &mut Vec<u8>) {
-    out.extend_from_slice(&beat.sent_ns.to_le_bytes());
-    out.push(beat.phase as u8);
-    for number in [beat.view_hash, beat.stable.0, beat.floor.0] {
-        out.extend_from_slice(&number.to_le_bytes());
-    }
-    out.extend_from_slice(&(beat.members.len() as u16).to_le_bytes());
-    for (member, fenced) in &beat.members {
-        put_member(member, out);
-        out.push(u8::from(*fenced));
-    }
-    out.extend_from_slice(&(beat.removed.len() as u16).to_le_bytes());
-    for removed in &beat.removed {
-        out.extend_from_slice(&removed.0.to_le_bytes());
-    }
-    put_vectors(&beat.vectors, out);
 }

@@ -72,6 +72,20 @@ impl<'b> Reader<'b> {
         self.array().map(u128::from_le_bytes)
     }
 
+    pub(crate) fn flag(&mut self) -> Result<bool, Defect> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Defect::Value("flag")),
+        }
+    }
+
+    /// How many of them follow, `most` at most.
+    pub(crate) fn count(&mut self, most: usize, field: &'static str) -> Result<usize, Defect> {
+        let count = usize::from(self.u16()?);
+        if count <= most { Ok(count) } else { Err(Defect::Value(field)) }
+    }
+
     /// A text of at most 255 bytes behind its length.
     pub(crate) fn text(&mut self, field: &'static str) -> Result<&'b str, Defect> {
         let length = self.u8()?;

@@ -45,6 +45,7 @@ fn frames(operations: &[u8], records: &[u8], writers: &[u8], with: &mut dyn FnMu
         floor: Hlc(4),
         members: vec![(member(1), false), (member(2), true)],
         removed: vec![Incarnation(7)],
+        strangers: vec![Incarnation(8)],
         vectors: vectors(),
     };
     with("beat", &Frame::Beat(beat));

@@ -55,11 +55,9 @@ impl Members {
         if self.farewells.get(&from).is_some_and(|sent| echo.sent_ns >= *sent) {
             self.farewell_heard.insert(from);
         }
-        if let Some(member) = self.members.get_mut(&from) {
-            (member.echo, member.echoed_ns) = (Some(echo), now_ns);
-            if member.fenced {
-                self.contested(from, now_ns);
-            }
+        (member.echo, member.echoed_ns) = (Some(echo), now_ns);
+        if member.fenced {
+            self.contested(from, now_ns);
         }
     }
 

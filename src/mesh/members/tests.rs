@@ -35,6 +35,7 @@ fn beat() -> Beat {
         floor: Hlc::ZERO,
         members: vec![(info(OTHER), false)],
         removed: Vec::new(),
+        strangers: Vec::new(),
         vectors: Vec::new(),
     }
 }

@@ -155,7 +155,7 @@ pub(super) fn on_frame<S: Storage>(
     let ours = worker.mesh.lineage.load(Ordering::Acquire);
     if ours != 0 && from.lineage != 0 && ours != from.lineage {
         // Both have found their mesh since, and it is not the same.
-        worker.mesh.members.lock().disown(from.incarnation, &worker.mesh.progress);
+        worker.mesh.members.lock().met_stranger(from.incarnation, &worker.mesh.progress);
         return Err(Ending::Refuse(Reason::Lineage, "of another mesh".to_owned()));
     }
     let over = || Ending::Refuse(Reason::Removed, "removed".to_owned());
@@ -242,7 +242,11 @@ pub(super) fn on_frame<S: Storage>(
             stream.mark(seq, closed);
             Ok(())
         }
-        Frame::Beat(beat) => {
+        Frame::Beat(mut beat) => {
+            if ours == 0 || from.lineage == 0 {
+                // Who they are strangers to nobody knows.
+                beat.strangers.clear();
+            }
             let from = from.incarnation;
             on_beat(worker, inbound, from, beat, context)
         }

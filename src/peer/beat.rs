@@ -1,0 +1,144 @@
+//! The beat, its answer, and the vectors by which members say what they hold.
+
+use super::member::{MemberInfo, Phase, member, put_member};
+use super::read::{Defect, Reader};
+use crate::base::version::{Hlc, Incarnation};
+use crate::limits::{MEMBERS_MAX, PEER_WORKERS_MAX, RANGES_MAX, REMOVED_GOSSIP_MAX, VECTORS_MAX};
+
+/// Which of one worker's operations are held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Everything up to here, without a gap.
+    pub applied: u64,
+    /// Everything that is stamped up to this.
+    pub closed: Hlc,
+    /// Beyond a gap, ascending: behind the first up to the second.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// Which of one origin's operations are held, by worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginVector {
+    pub origin: Incarnation,
+    /// Its lifetime is over, and the sender has seen that every member holds the same of it.
+    pub is_settled: bool,
+    pub workers: Vec<Held>,
+}
+
+/// A member's regular word, from the dialer's first worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// The sender's monotonic clock; comes back in ECHO.
+    pub sent_ns: u64,
+    pub phase: Phase,
+    /// Of the sender's view: see `mesh::members`.
+    pub view_hash: u64,
+    /// Everything up to this is held by the sender, from every member of its view; zero: not known now.
+    pub stable: Hlc,
+    pub floor: Hlc,
+    /// The sender's view, the sender included, with whether it has been fenced by the sender.
+    pub members: Vec<(MemberInfo, bool)>,
+    /// Lifetimes that are over.
+    pub removed: Vec<Incarnation>,
+    /// Lifetimes of another mesh than the sender's that some member may still take for a member.
+    pub strangers: Vec<Incarnation>,
+    pub vectors: Vec<OriginVector>,
+}
+
+/// The acceptor's answer to BEAT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Echo {
+    pub sent_ns: u64,
+    /// The acceptor's wall clock.
+    pub wall_ms: u64,
+    /// All workers of the acceptor wait for the dialer's acknowledgements.
+    pub counts_you: bool,
+    /// The acceptor's own heads, by worker, taken after it began to count the dialer.
+    pub heads: Vec<u64>,
+}
+
+pub(super) fn vectors(r: &mut Reader<'_>) -> Result<Vec<OriginVector>, Defect> {
+    let count = r.count(VECTORS_MAX, "vectors")?;
+    let mut vectors = Vec::new();
+    for _ in 0..count {
+        let origin = Incarnation(r.u128()?);
+        let is_settled = r.flag()?;
+        let workers = r.count(PEER_WORKERS_MAX, "workers")?;
+        let workers = (0..workers).map(|_| held(r)).collect::<Result<_, _>>()?;
+        vectors.push(OriginVector { origin, is_settled, workers });
+    }
+    Ok(vectors)
+}
+
+fn held(r: &mut Reader<'_>) -> Result<Held, Defect> {
+    let (applied, closed) = (r.sequence()?, Hlc(r.u64()?));
+    let count = r.count(RANGES_MAX, "ranges")?;
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for _ in 0..count {
+        let (base, upto) = (r.sequence()?, r.sequence()?);
+        let before = ranges.last().map_or(applied, |(_, upto)| *upto);
+        if base <= before || upto <= base {
+            return Err(Defect::Value("ranges"));
+        }
+        ranges.push((base, upto));
+    }
+    Ok(Held { applied, closed, ranges })
+}
+
+pub(super) fn put_vectors(vectors: &[OriginVector], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(vectors.len() as u16).to_le_bytes());
+    for vector in vectors {
+        out.extend_from_slice(&vector.origin.0.to_le_bytes());
+        out.push(u8::from(vector.is_settled));
+        out.extend_from_slice(&(vector.workers.len() as u16).to_le_bytes());
+        for held in &vector.workers {
+            out.extend_from_slice(&held.applied.to_le_bytes());
+            out.extend_from_slice(&held.closed.0.to_le_bytes());
+            out.extend_from_slice(&(held.ranges.len() as u16).to_le_bytes());
+            for (base, upto) in &held.ranges {
+                out.extend_from_slice(&base.to_le_bytes());
+                out.extend_from_slice(&upto.to_le_bytes());
+            }
+        }
+    }
+}
+
+pub(super) fn beat(r: &mut Reader<'_>) -> Result<Beat, Defect> {
+    let sent_ns = r.u64()?;
+    let phase = match r.u8()? {
+        0 => Phase::Joining,
+        1 => Phase::Prepared,
+        2 => Phase::Ready,
+        3 => Phase::Left,
+        _ => return Err(Defect::Value("phase")),
+    };
+    let (view_hash, stable, floor) = (r.u64()?, Hlc(r.u64()?), Hlc(r.u64()?));
+    let count = r.count(MEMBERS_MAX, "members")?;
+    let members = (0..count).map(|_| Ok((member(r)?, r.flag()?))).collect::<Result<Vec<_>, Defect>>()?;
+    let count = r.count(REMOVED_GOSSIP_MAX, "removed")?;
+    let removed = (0..count).map(|_| r.u128().map(Incarnation)).collect::<Result<_, _>>()?;
+    let count = r.count(MEMBERS_MAX, "strangers")?;
+    let strangers = (0..count).map(|_| r.u128().map(Incarnation)).collect::<Result<_, _>>()?;
+    let vectors = vectors(r)?;
+    Ok(Beat { sent_ns, phase, view_hash, stable, floor, members, removed, strangers, vectors })
+}
+
+pub(super) fn put_beat(beat: &Beat, out: &mut Vec<u8>) {
+    out.extend_from_slice(&beat.sent_ns.to_le_bytes());
+    out.push(beat.phase as u8);
+    for number in [beat.view_hash, beat.stable.0, beat.floor.0] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&(beat.members.len() as u16).to_le_bytes());
+    for (member, fenced) in &beat.members {
+        put_member(member, out);
+        out.push(u8::from(*fenced));
+    }
+    for lifetimes in [&beat.removed, &beat.strangers] {
+        out.extend_from_slice(&(lifetimes.len() as u16).to_le_bytes());
+        for lifetime in lifetimes {
+            out.extend_from_slice(&lifetime.0.to_le_bytes());
+        }
+    }
+    put_vectors(&beat.vectors, out);
+}
