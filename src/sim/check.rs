@@ -6,6 +6,7 @@
 use super::dump::{Dump, NEVER, Stamp};
 use super::plan::SKEW_MAX_MS;
 use super::world::Process;
+use super::write::Write;
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::RANGES_MAX;
 use crate::mesh::view::Health;
@@ -36,38 +37,6 @@ pub(super) fn violation(rule: &'static str, text: String) -> Box<Violation> {
     Box::new(Violation { rule, text, seed: 0, trace: String::new() })
 }
 
-/// A write that a node accepted.
-#[derive(Clone, Debug)]
-pub(super) struct Write {
-    /// `None`: a clear.
-    pub(super) key: Option<String>,
-    /// `None`: a removal.
-    pub(super) value: Option<String>,
-    pub(super) is_acked: bool,
-    pub(super) level: String,
-    pub(super) stamp: Stamp,
-    pub(super) expires_at_ms: u64,
-    /// Of the view when it was accepted.
-    pub(super) size: usize,
-    /// Lifetimes that are known to have held it.
-    pub(super) holders: BTreeSet<Incarnation>,
-}
-
-impl Default for Write {
-    fn default() -> Write {
-        Write {
-            key: None,
-            value: None,
-            is_acked: false,
-            level: String::new(),
-            stamp: NEVER,
-            expires_at_ms: 0,
-            size: 0,
-            holders: BTreeSet::new(),
-        }
-    }
-}
-
 /// By lineage and key: the greatest stamp that was held, when that record expires, and who held it.
 type Joined = BTreeMap<(u128, String), (Stamp, u64, Incarnation)>;
 
@@ -85,6 +54,8 @@ pub(super) struct Checker {
     /// What ready nodes held when a process started, until it is ready or something got in the way.
     joins: BTreeMap<usize, Joined>,
     healed: BTreeMap<Incarnation, Dump>,
+    /// Processes that may rightly have been told to start over, with what they held.
+    pub(super) excused: BTreeSet<usize>,
 }
 
 /// Whether nobody may have seen it expire. What has is its own tombstone, which may be collected.
@@ -92,7 +63,7 @@ fn lasts(expires_at_ms: u64, now_ms: u64) -> bool {
     expires_at_ms == 0 || expires_at_ms > now_ms + 2 * SKEW_MAX_MS
 }
 
-fn me(process: &Process) -> Incarnation {
+pub(super) fn me(process: &Process) -> Incarnation {
     process.node.view().me
 }
 
@@ -158,7 +129,7 @@ impl Checker {
                     return Err(violation("LEAVE", text));
                 }
                 if holds {
-                    self.writes[number].holders.insert(me(other));
+                    self.writes[number].held_by_now(other);
                 }
             }
         }
@@ -195,7 +166,8 @@ impl Checker {
         if let Some(key) = &write.key {
             self.served.insert((lifetime, key.clone()), write.stamp);
         }
-        write.holders.insert(lifetime);
+        write.held_by_now(process);
+        write.lineage = lineage(process);
         write.size = process.node.view().size;
         self.writes.push(write);
         Ok(self.writes.len() - 1)
@@ -231,7 +203,7 @@ impl Checker {
             };
             if Dump::of(&alive.node).stamp(write.key.as_deref()) >= write.stamp {
                 holders += 1;
-                write.holders.insert(peer.incarnation);
+                write.held_by_now(alive);
             } else if peer.counted && (write.level.is_empty() || write.level == "all") {
                 let text = format!("{write:?} was acknowledged at all, but {} lacks it", peer.name);
                 return Err(violation("D10", text));
@@ -516,7 +488,12 @@ impl Checker {
                 return Err(violation("Q3", text));
             }
         }
-        for write in self.writes.iter().filter(|write| !write.holders.is_disjoint(&alive)) {
+        let running = || processes.keys().filter(|serial| !self.excused.contains(serial));
+        // A lone node, which only those know who have gone since, may be left behind, with what it answered for.
+        let by_most =
+            |write: &Write| write.held_by.len() * 2 > write.size && lineages.contains(&write.lineage);
+        let is_kept = |write: &Write| by_most(write) && running().any(|s| write.held_by.contains(s));
+        for write in self.writes.iter().filter(|write| !write.holders.is_disjoint(&alive) || is_kept(write)) {
             let lasting = write.expires_at_ms == 0 || write.expires_at_ms > now_ms;
             if let (Some(key), Some(_), true) = (&write.key, &write.value, lasting)
                 && first.stamp(Some(key)) < write.stamp

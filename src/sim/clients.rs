@@ -1,7 +1,8 @@
 //! What clients ask of the simulated nodes, over real requests, and what becomes of the answers.
 
-use super::check::{Violation, Write};
+use super::check::Violation;
 use super::world::{MS, NoAddress, Process, Waiting, World};
+use super::write::Write;
 use crate::http::session::Session;
 use crate::node::State;
 

@@ -15,6 +15,7 @@ mod plan;
 mod processes;
 mod script;
 mod world;
+mod write;
 
 pub use check::Violation;
 pub use plan::Plan;

@@ -41,6 +41,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether somebody who is away may be forgotten within a run.
+    pub(super) fn may_forget(&self) -> bool {
+        self.forget_ms < 3_600_000 || self.tombstones_max < TOMBSTONES_MAX
+    }
+
     #[must_use]
     pub fn of(seed: u64, mutation: Mutation) -> Plan {
         let mut random = Random::new(seed ^ 0x706c_616e);

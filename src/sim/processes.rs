@@ -90,6 +90,7 @@ impl World {
         let process = Process {
             serial,
             host,
+            name,
             node,
             engines,
             links: BTreeMap::new(),
@@ -101,6 +102,12 @@ impl World {
             clock: Cell::new(DriverClock::new(now)),
             boot_ns: self.now_ns,
         };
+        // One of that name that lives gives way, with what it holds; so does whoever is forgotten.
+        let is_namesake = |other: &&Process| other.name == name;
+        self.checker.excused.extend(self.processes.values().filter(is_namesake).map(|other| other.serial));
+        if self.plan.may_forget() {
+            self.checker.excused.insert(serial);
+        }
         self.checker.started(&process, &self.processes, self.cuts.any());
         self.processes.insert(serial, process);
         let text =

@@ -68,6 +68,7 @@ pub(super) struct Waiting {
 pub(super) struct Process {
     pub(super) serial: usize,
     pub(super) host: usize,
+    pub(super) name: usize,
     pub(super) node: Arc<Node<MemoryStore>>,
     pub(super) engines: Vec<Engine<MemoryStore>>,
     pub(super) links: BTreeMap<(usize, u64), usize>,
