@@ -12,6 +12,7 @@ pub mod log;
 pub mod members;
 mod notes;
 pub mod progress;
+mod rebirth;
 mod scan;
 pub mod time;
 pub mod view;
@@ -31,6 +32,7 @@ use figures::{Figures, StreamSum};
 use members::Members;
 use parking_lot::{Mutex, RwLock};
 use progress::Progress;
+use rebirth::Rebirth;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -207,14 +209,6 @@ struct WorkerFacts {
     view_seen: AtomicU64,
     epoch_seen: AtomicU64,
     logging_seen: AtomicBool,
-}
-
-/// A rebirth under way: every worker drops what it has, then the node begins again, empty.
-#[derive(Clone, Debug)]
-struct Rebirth {
-    reason: String,
-    /// Give up if data has come meanwhile: only an empty node may give way.
-    only_if_empty: bool,
 }
 
 /// What the workers of a node share; see the module.
@@ -499,79 +493,6 @@ impl Mesh {
     /// Every worker logs what it accepts: only then may a scan begin.
     fn everybody_logs(&self) -> bool {
         self.workers.iter().all(|worker| worker.logging_seen.load(Ordering::Acquire))
-    }
-
-    /// Asks for a rebirth; the workers carry it out.
-    fn ask_rebirth(&self, rebirth: Rebirth) {
-        if self.leaving.load(Ordering::Acquire) {
-            // The others have passed the farewell on. A new lifetime would be met by them, only to be missed.
-            self.is_over.store(true, Ordering::Release);
-            return;
-        }
-        let mut slot = self.rebirth.lock();
-        if slot.is_none() {
-            self.drops.store(!rebirth.only_if_empty, Ordering::Release);
-            *slot = Some(rebirth);
-            self.is_reborn.store(true, Ordering::Release);
-            self.epoch.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    fn rebirth_under_way(&self) -> bool {
-        self.is_reborn.load(Ordering::Acquire)
-    }
-
-    /// The rebirth, once every worker refuses data and, in a second round if it depends on there being none,
-    /// has dropped its links and its log. Dropped before, numbers of operations would be used twice by one
-    /// lifetime if it goes on after all.
-    fn finish_rebirth<S: Storage>(&self, context: Context<'_, S>) {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if !self.workers.iter().all(|worker| worker.epoch_seen.load(Ordering::Acquire) == epoch) {
-            return;
-        }
-        let Some(rebirth) = self.rebirth.lock().clone() else { return };
-        let mut members = self.members.lock();
-        let usage = context.store.usage(context.now.wall_ms);
-        let records = usage.live_records + usage.tombstones;
-        if rebirth.only_if_empty {
-            if is_empty(context.store, context.now.wall_ms) {
-                *self.rebirth.lock() = Some(Rebirth { only_if_empty: false, ..rebirth });
-                self.drops.store(true, Ordering::Release);
-                self.epoch.fetch_add(1, Ordering::AcqRel);
-                return;
-            }
-            *self.rebirth.lock() = None;
-            self.note(true, "another mesh was found, but both hold data: they stay apart");
-            self.publish(&members);
-            self.is_reborn.store(false, Ordering::Release);
-            return;
-        }
-        *self.rebirth.lock() = None;
-        let mut random = members.fork_random();
-        let bits = u128::from(random.bits()) << 64 | u128::from(random.bits());
-        let mut me = self.config.me.clone();
-        // Greater than the old one, or the others would take it for a predecessor.
-        let boot_ms = context.now.wall_ms.max((members.me().incarnation.0 >> 80) as u64 + 1);
-        me.incarnation = Incarnation::new(boot_ms, bits);
-        me.name.clone_from(&members.me().name);
-        context.store.reset();
-        if context.store.become_writer(me.incarnation).is_none() {
-            self.note(true, "the table of writers is full");
-        }
-        let (seeds, failed) = (members.seeds(), members.failed_copies());
-        *members = Members::new(me, context.now.mono_ns, random);
-        members.pause_copies(failed, context.now.mono_ns);
-        members.expect_others();
-        members.discovered(&seeds);
-        self.progress.reset();
-        for worker in &self.workers {
-            worker.head.store(0, Ordering::Release);
-        }
-        self.counters.rebirths.fetch_add(1, Ordering::Relaxed);
-        let reason = &rebirth.reason;
-        self.note(true, format!("starting over as an empty node: {reason}; {records} records were dropped"));
-        self.publish(&members);
-        self.is_reborn.store(false, Ordering::Release);
     }
 
     /// Whether the node may serve data, as far as the mesh is concerned.
