@@ -10,6 +10,8 @@
 
 mod observed;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use super::acks::Held;
@@ -63,6 +65,10 @@ pub struct Turn {
     /// Streams on after the answers; nothing else is served on the connection until it has ended.
     pub listing: Option<Box<Listing>>,
 }
+
+/// A listing cannot go on: what it was reading was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartedOver;
 
 /// One worker's engine; see the module.
 pub struct Engine<S> {
@@ -485,7 +491,8 @@ impl<S: Storage> Engine<S> {
             Action::List(index) => {
                 let plan = self.listings[index as usize].take();
                 let Some(plan) = plan else { return fail(ErrorCode::BadRequest, out) };
-                let mut listing = Box::new(Listing::begin(plan, &node.answers, framing, out));
+                let mut listing =
+                    Box::new(Listing::begin(plan, &node.answers, framing, self.mesh.life(), out));
                 let turn = &mut self.turns[usize::from(operation.connection)];
                 if !listing.step(&node.store, &node.answers, now_ms, out) {
                     turn.listing = Some(listing);
@@ -541,7 +548,18 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Goes on with a listing: appends its next piece to `out`. True at its end.
-    pub fn continue_listing(&self, listing: &mut Listing, now: Now, out: &mut Vec<u8>) -> bool {
-        listing.step(&self.node.store, &self.node.answers, now.wall_ms, out)
+    ///
+    /// # Errors
+    /// The node has started over since it began: what is left would be taken for the whole. The connection has to be closed.
+    pub fn continue_listing(
+        &self,
+        listing: &mut Listing,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StartedOver> {
+        if listing.life != self.mesh.life() {
+            return Err(StartedOver);
+        }
+        Ok(listing.step(&self.node.store, &self.node.answers, now.wall_ms, out))
     }
 }

@@ -111,6 +111,8 @@ pub struct Listing {
     cursor: Option<Cursor>,
     left: u64,
     empty: bool,
+    /// Of the node when it began: how often it had dropped everything.
+    pub(super) life: u64,
 }
 
 /// Bytes of a chunk's size line: five hexadecimal digits and the line break.
@@ -119,7 +121,7 @@ const _: () = assert!(LISTING_PIECE_BYTES < 0x80000, "a piece and one record bey
 
 impl Listing {
     /// Starts the listing: a stream's head goes to `out` at once.
-    pub fn begin(plan: Plan, answers: &Answers, framing: Framing, out: &mut Vec<u8>) -> Listing {
+    pub fn begin(plan: Plan, answers: &Answers, framing: Framing, life: u64, out: &mut Vec<u8>) -> Listing {
         let streamed = plan.is_stream();
         let form = match (streamed, framing.head_only, plan.version_11) {
             (true, true, _) => Form::Nothing,
@@ -134,6 +136,7 @@ impl Listing {
             form,
             framing,
             plan,
+            life,
         };
         if streamed {
             let chunked = if listing.plan.version_11 { "Transfer-Encoding: chunked\r\n" } else { "" };

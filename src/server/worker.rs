@@ -382,18 +382,19 @@ impl<S: Storage> Worker<S> {
             let Some(backlog) = &mut connection.backlog else { continue };
             let Some(listing) = &mut backlog.listing else { continue };
             let before = backlog.bytes.len();
-            if self.engine.continue_listing(listing, self.now, &mut backlog.bytes) {
+            let is_whole = self.engine.continue_listing(listing, self.now, &mut backlog.bytes);
+            if let Ok(true) = is_whole {
                 backlog.listing = None;
             }
             self.waiting_bytes += backlog.bytes.len() - before;
             let unfinished = backlog.listing.is_some();
-            if backlog.bytes.is_empty() && unfinished {
+            if backlog.bytes.is_empty() && unfinished && is_whole.is_ok() {
                 // Nothing to send yet: the step found no matching record, or a page is not whole.
                 connection.deadline = self.tick + ticks(OUTPUT_STALL_MS);
                 self.streams.push_back(key);
                 continue;
             }
-            if self.waiting_bytes > OUTPUT_WAITING_BYTES_MAX {
+            if self.waiting_bytes > OUTPUT_WAITING_BYTES_MAX || is_whole.is_err() {
                 self.close(key);
                 continue;
             }
