@@ -269,7 +269,7 @@ impl Members {
         if let Some(refusal) = self.refusal_of(incarnation) {
             return Err(refusal);
         }
-        if is_gossip && self.strangers.contains(&incarnation) {
+        if self.strangers.contains(&incarnation) {
             return Err((Reason::Lineage, "of another mesh"));
         }
         if let Some(known) = self.members.get_mut(&incarnation) {

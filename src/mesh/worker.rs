@@ -531,8 +531,7 @@ impl Worker {
                         if lineage == 0 {
                             continue;
                         }
-                        out.said_lineage = true;
-                        slot.link.send(&Frame::Lineage(lineage));
+                        out.say_lineage(&mut slot.link, lineage);
                     }
                     if !collects {
                         outbound::stream(&self.log, out, &mut slot.link, self.awaited, &self.mesh);

@@ -51,6 +51,8 @@ pub struct Echo {
     pub sent_ns: u64,
     /// The acceptor's wall clock.
     pub wall_ms: u64,
+    /// The jump of its machine's clock that it does not follow; 0 for none.
+    pub jump_ms: i64,
     /// All workers of the acceptor wait for the dialer's acknowledgements.
     pub counts_you: bool,
     /// The acceptor's own heads, by worker, taken after it began to count the dialer.

@@ -243,10 +243,11 @@ impl<'b> Frame<'b> {
             7 => Frame::Ack { applied: r.sequence()?, base: r.sequence()?, upto: r.sequence()? },
             8 => Frame::Beat(beat(&mut r)?),
             9 => {
-                let (sent_ns, wall_ms, counts_you) = (r.u64()?, r.u64()?, r.flag()?);
+                let (sent_ns, wall_ms, jump_ms) = (r.u64()?, r.u64()?, r.u64()?.cast_signed());
+                let counts_you = r.flag()?;
                 let count = r.count(PEER_WORKERS_MAX, "workers")?;
                 let heads = (0..count).map(|_| r.sequence()).collect::<Result<_, _>>()?;
-                Frame::Echo(Echo { sent_ns, wall_ms, counts_you, heads })
+                Frame::Echo(Echo { sent_ns, wall_ms, jump_ms, counts_you, heads })
             }
             10 => Frame::Pull { id: r.u32()?, above: Hlc(r.u64()?) },
             11 => Frame::PullBegin(PullBegin {
@@ -328,6 +329,7 @@ impl<'b> Frame<'b> {
             Frame::Echo(echo) => {
                 put64(out, echo.sent_ns);
                 put64(out, echo.wall_ms);
+                put64(out, echo.jump_ms.cast_unsigned());
                 out.push(u8::from(echo.counts_you));
                 out.extend_from_slice(&(echo.heads.len() as u16).to_le_bytes());
                 for head in &echo.heads {

@@ -49,7 +49,10 @@ fn frames(operations: &[u8], records: &[u8], writers: &[u8], with: &mut dyn FnMu
         vectors: vectors(),
     };
     with("beat", &Frame::Beat(beat));
-    with("echo", &Frame::Echo(Echo { sent_ns: 1, wall_ms: 2, counts_you: true, heads: vec![3, 4] }));
+    with(
+        "echo",
+        &Frame::Echo(Echo { sent_ns: 1, wall_ms: 2, jump_ms: -3, counts_you: true, heads: vec![3, 4] }),
+    );
     with("pull", &Frame::Pull { id: 1, above: Hlc(2) });
     let begin = PullBegin {
         id: 1,

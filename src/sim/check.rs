@@ -3,7 +3,7 @@
 //! The names of the rules are those of `ARCHITECTURE.md`: D1–D10 hold at every moment, Q1–Q5 after the
 //! faults are over and the mesh has had time to heal.
 
-use super::dump::{Dump, NEVER, Stamp};
+use super::dump::{Dump, NEVER, Stamp, is_older};
 use super::plan::SKEW_MAX_MS;
 use super::world::Process;
 use super::write::Write;
@@ -239,7 +239,7 @@ impl Checker {
         let lifetime = me(process);
         let stamp = Dump::of(&process.node).stamp(Some(key));
         let served = self.served.entry((lifetime, key.to_owned())).or_insert(NEVER);
-        if stamp < *served {
+        if is_older(stamp, *served) {
             let text = format!("{key} at {lifetime:?} went back from {served:?} to {stamp:?}");
             return Err(violation("D2", text));
         }
@@ -347,7 +347,7 @@ impl Checker {
             let removed = |write: &Write| {
                 write.value.is_none() && write.stamp >= *stamp && write.key.as_ref().is_none_or(|k| k == key)
             };
-            if dump.stamp(Some(key)) < *stamp && !self.writes.iter().any(removed) {
+            if is_older(dump.stamp(Some(key)), *stamp) && !self.writes.iter().any(removed) {
                 let text = format!("process {} is ready without {key} at {stamp:?}", process.serial);
                 return Err(violation("D7", text));
             }
@@ -396,7 +396,7 @@ impl Checker {
                 }
                 for (key, held) in dump.records.iter().filter(|(_, held)| held.stamp.0 <= floor) {
                     let lasting = held.value.is_some() && held.expires_at_ms == 0;
-                    if lasting && others.stamp(Some(key)) < held.stamp {
+                    if lasting && is_older(others.stamp(Some(key)), held.stamp) {
                         let text = format!(
                             "{key} at {:?} is below the floor {floor:?} of {} and missing with {}",
                             held.stamp, view.name, theirs.name
@@ -472,7 +472,10 @@ impl Checker {
             for (key, held) in &dump.records {
                 let lasting =
                     held.value.is_some() && (held.expires_at_ms == 0 || held.expires_at_ms > now_ms);
-                if lasting && first.stamp(Some(key)) < held.stamp && !self.removed_later(key, held.stamp) {
+                if lasting
+                    && is_older(first.stamp(Some(key)), held.stamp)
+                    && !self.removed_later(key, held.stamp)
+                {
                     let text = format!("{key} at {:?}, which {lifetime:?} held, is lost", held.stamp);
                     return Err(violation("Q3", text));
                 }
@@ -481,7 +484,9 @@ impl Checker {
         let visible = first.visible(now_ms);
         for (lifetime, dump) in self.healed.iter().filter(|(lifetime, _)| alive.contains(lifetime)) {
             let removed = |key: &String| dump.records.get(key).filter(|held| held.value.is_none());
-            let back = visible.iter().find(|(key, now)| removed(key).is_some_and(|held| now.1 < held.stamp));
+            let back = visible
+                .iter()
+                .find(|(key, now)| removed(key).is_some_and(|held| is_older(now.1, held.stamp)));
             if let Some((key, (value, stamp))) = back {
                 let text =
                     format!("{key} = {value} at {stamp:?} is back, which {lifetime:?} knew to be removed");

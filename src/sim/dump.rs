@@ -9,6 +9,14 @@ use std::collections::BTreeMap;
 pub(super) type Stamp = (Hlc, Incarnation);
 
 pub(super) const NEVER: Stamp = (Hlc::ZERO, Incarnation(0));
+/// In place of the writer of what was decided before it was copied: nobody is named for it.
+const DECIDED: Incarnation = Incarnation(u128::MAX);
+
+/// Whether `a` is the older one, as far as is known.
+pub(super) fn is_older(a: Stamp, b: Stamp) -> bool {
+    let is_decided = a.1 == DECIDED || b.1 == DECIDED;
+    if is_decided { a.0 < b.0 } else { a < b }
+}
 
 /// What a node holds of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +42,8 @@ impl Dump {
         while let Some(at) = cursor {
             cursor = store.scan(at, Hlc::ZERO, 1024, &mut |record, buried| {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let writer = store.incarnation(record.version.writer).unwrap_or(Incarnation(0));
+                let writer = store.incarnation(record.version.writer).filter(|writer| writer.0 != 0);
+                let writer = writer.unwrap_or(DECIDED);
                 let held = Held {
                     stamp: (record.version.hlc, writer),
                     value: (!buried).then(|| text(record.value)),

@@ -86,9 +86,10 @@ impl World {
                 }
             }
             90..93 if !alive.is_empty() => {
-                // By an hour, for a while; somebody is there who knows better.
+                // By about an hour, for a while; somebody is there who knows better. No two by the same, or they would believe
+                // each other.
                 let victim = *self.random.one(&alive);
-                let hour_ms = *self.random.one(&[-3_600_000, 3_600_000]);
+                let hour_ms = *self.random.one(&[-3_600_000, 3_600_000]) + victim as i64 * 10_007;
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 let is_alone = process.node.mesh.with_members(|members| members.others().next().is_none());
                 let jump_ms = if process.jump_ms == 0 && !is_alone { hour_ms } else { 0 };

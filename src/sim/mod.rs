@@ -61,7 +61,12 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 29] = [
+pub const SCENARIOS: [(&str, &str); 34] = [
+    ("what it holds already", include_str!("scenarios/what_it_holds_already.txt")),
+    ("more writers than have names", include_str!("scenarios/more_writers_than_have_names.txt")),
+    ("refused by a stranger", include_str!("scenarios/refused_by_a_stranger.txt")),
+    ("met by one of them", include_str!("scenarios/met_by_one_of_them.txt")),
+    ("all clocks jump", include_str!("scenarios/all_clocks_jump.txt")),
     ("below what was promised", include_str!("scenarios/below_what_was_promised.txt")),
     ("joined a mesh that yielded", include_str!("scenarios/joined_a_mesh_that_yielded.txt")),
     ("forgotten for its tombstones", include_str!("scenarios/forgotten_for_its_tombstones.txt")),

@@ -1,6 +1,6 @@
 //! Named scenarios: what happened once, written down so that it can be read and runs again.
 //!
-//! A script is lines of `SECONDS VERB ARGUMENTS`, or `FROM..TO/STEP VERB ARGUMENTS`; `#` begins a comment. Hosts are numbers. `hosts N`,
+//! A script is lines of `SECONDS VERB ARGUMENTS`, or `FROM..TO/STEP VERB ARGUMENTS`, where `%` counts from 0; `#` begins a comment. Hosts are numbers. `hosts N`,
 //! `forget SECONDS`, `cap TOMBSTONES`, `log BYTES` and `scan RECORDS` (in one step) come first. Verbs:
 //!
 //! - `start H [as HOST] [skew MS] [knows H...]` (under another host's name; told of these addresses only), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
@@ -64,7 +64,10 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
             at => {
                 let (from, to, every) = times(at).ok_or_else(|| line.to_owned())?;
                 let at_ms = (from..=to).step_by(every);
-                steps.extend(at_ms.map(|at_ms| Step { at_ms, text: rest.to_owned() }));
+                let numbered = at_ms.enumerate();
+                steps.extend(
+                    numbered.map(|(n, at_ms)| Step { at_ms, text: rest.replace('%', &n.to_string()) }),
+                );
             }
         }
     }

@@ -29,6 +29,14 @@ fn no_seed_breaks_a_rule() {
     }
 }
 
+/// Goal: no script is left out. Method: the folder's files are counted.
+#[test]
+fn every_script_is_a_named_scenario() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sim/scenarios");
+    let scripts = std::fs::read_dir(folder).expect("the folder of scripts").count();
+    assert_eq!(scripts, SCENARIOS.len());
+}
+
 #[test]
 fn the_named_scenarios_hold() {
     for (name, script) in SCENARIOS {

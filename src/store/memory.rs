@@ -12,10 +12,11 @@ use super::cursor::{self, Place};
 use super::rooms::Rooms;
 use super::stripe::{Common, NOWHERE, Stripe};
 use super::writers::Writers;
-use super::{Applied, Cursor, Flow, KeyHash, NewRecord, OutOfMemory, Record, Stamp, Storage, Usage};
+use super::{
+    Applied, Cursor, Flow, KeyHash, NewRecord, OutOfMemory, Record, Stamp, Storage, StoreConfig, Usage,
+};
 use crate::base::memory::prefetch;
 use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
-use crate::limits::STRIPES_DEFAULT;
 use crossbeam::utils::CachePadded;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::io;
@@ -41,23 +42,6 @@ const GROUP: usize = 32;
 
 /// The stripes of a group's keys, those that could be locked at once.
 type Group<'s> = [Option<RwLockReadGuard<'s, Stripe>>; GROUP];
-
-/// What a [`MemoryStore`] is told.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreConfig {
-    /// Stripes, a power of two; fewer are made if the memory limit is small.
-    pub stripes: usize,
-    /// What the store may occupy, everything included.
-    pub memory_limit_bytes: u64,
-    /// Seeds the hash; `None`: at random.
-    pub seed: Option<u64>,
-}
-
-impl Default for StoreConfig {
-    fn default() -> StoreConfig {
-        StoreConfig { stripes: STRIPES_DEFAULT, memory_limit_bytes: u64::MAX, seed: None }
-    }
-}
 
 /// How far the background work has come.
 #[derive(Debug, Default)]
@@ -406,6 +390,10 @@ impl Storage for MemoryStore {
                 return result;
             }
         }
+    }
+
+    fn is_news(&self, hash: KeyHash, key: &[u8], version: Version) -> bool {
+        self.read(self.stripe_of(hash)).is_news(hash.0, key, version, &self.common)
     }
 
     fn clear(&self, stamp: Stamp<'_>, now_ms: u64) -> Applied {

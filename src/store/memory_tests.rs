@@ -123,6 +123,8 @@ fn compare(seed: u64, steps: u64, coverage: &mut Coverage) {
             oracle_clock.observe(given.hlc);
         }
         let (real_hash, oracle_hash) = (real.hash(&key), oracle.hash(&key));
+        let is_news = real.is_news(real_hash, &key, given);
+        assert_eq!(is_news, oracle.is_news(oracle_hash, &key, given), "{}", context());
         match random.below(1000) {
             0..550 => {
                 let expires = if random.below(8) == 0 { now_ms + 1 + random.below(60) } else { 0 };
@@ -130,6 +132,11 @@ fn compare(seed: u64, steps: u64, coverage: &mut Coverage) {
                 let got = real.set(real_hash, record, stamps.0, now_ms);
                 let wanted = oracle.set(oracle_hash, record, stamps.1, now_ms);
                 assert_eq!(got, wanted, "{}", context());
+                assert!(
+                    local || got.is_err() || is_news == (got != Ok(Applied::Superseded)),
+                    "{}",
+                    context()
+                );
                 coverage.superseded += u64::from(got == Ok(Applied::Superseded));
             }
             550..750 => {

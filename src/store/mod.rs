@@ -13,11 +13,29 @@ mod rooms;
 mod stripe;
 mod writers;
 
-pub use memory::{MemoryStore, StoreConfig};
+pub use memory::MemoryStore;
 pub use oracle::OracleStore;
 
 use crate::base::clock::HybridClock;
 use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
+use crate::limits::STRIPES_DEFAULT;
+
+/// What a [`MemoryStore`] is told.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreConfig {
+    /// Stripes, a power of two; fewer are made if the memory limit is small.
+    pub stripes: usize,
+    /// What the store may occupy, everything included.
+    pub memory_limit_bytes: u64,
+    /// Seeds the hash; `None`: at random.
+    pub seed: Option<u64>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig { stripes: STRIPES_DEFAULT, memory_limit_bytes: u64::MAX, seed: None }
+    }
+}
 
 /// The hash of a key under this store's random seed. Meaningless to any other store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,6 +196,9 @@ pub trait Storage: Send + Sync + 'static {
     /// [`OutOfMemory`] if a tombstone for an unknown key does not fit. Removing what is there always fits.
     fn rm(&self, hash: KeyHash, key: &[u8], stamp: Stamp<'_>, now_ms: u64) -> Result<Applied, OutOfMemory>;
 
+    /// Whether a write of this key with this version would change anything now.
+    fn is_news(&self, hash: KeyHash, key: &[u8], version: Version) -> bool;
+
     /// Hides every record whose version is not greater than the stamp: one register, no long lock. The
     /// memory comes back through [`Storage::maintain`] and through later writes.
     fn clear(&self, stamp: Stamp<'_>, now_ms: u64) -> Applied;
@@ -227,7 +248,7 @@ pub trait Storage: Send + Sync + 'static {
 
     /// From now on [`Stamp::Local`] writes carry this incarnation; `None` (and no change) when the table
     /// of writers is full. Before the first call they carry `WriterIndex(0)`, which is `Incarnation(0)`
-    /// and loses every tie: enough for a node that never meets another.
+    /// and wins every tie: enough for a node that never meets another, and for records that were decided elsewhere.
     fn become_writer(&self, incarnation: Incarnation) -> Option<WriterIndex>;
 
     /// No write of this incarnation can meet another of the same time any more: all are at or below the

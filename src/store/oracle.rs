@@ -77,6 +77,12 @@ impl OracleStore {
         }
     }
 
+    fn wins(&self, state: &State, place: &(u64, Box<[u8]>), version: Version) -> bool {
+        let old = state.entries.get(place);
+        self.writers.wins(version, state.clear)
+            && old.is_none_or(|old| self.writers.wins(version, old.version))
+    }
+
     /// Puts `entry` in place if its version wins and it fits.
     fn put(
         &self,
@@ -89,12 +95,10 @@ impl OracleStore {
     ) -> Result<Applied, OutOfMemory> {
         let version = entry.version;
         let place = (hash.0, key.into());
-        let old = state.entries.get(&place);
-        if !self.writers.wins(version, state.clear)
-            || old.is_some_and(|old| !self.writers.wins(version, old.version))
-        {
+        if !self.wins(state, &place, version) {
             return Ok(Applied::Superseded);
         }
+        let old = state.entries.get(&place);
         let replaced_live = old.is_some_and(|old| old.visible(now_ms).is_some());
         let before = old.map_or(0, |old| old.bytes(key));
         let after = state.memory_bytes - before + entry.bytes(key);
@@ -213,6 +217,10 @@ impl Storage for OracleStore {
             stamp.limit(self.memory_limit_bytes),
             now_ms,
         )
+    }
+
+    fn is_news(&self, hash: KeyHash, key: &[u8], version: Version) -> bool {
+        self.wins(&self.state.lock(), &(hash.0, key.into()), version)
     }
 
     fn clear(&self, stamp: Stamp<'_>, now_ms: u64) -> Applied {

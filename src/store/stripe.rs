@@ -195,6 +195,12 @@ impl Stripe {
         }
     }
 
+    /// Whether a write that was stamped elsewhere would change anything.
+    pub(super) fn is_news(&self, hash: u64, key: &[u8], version: Version, common: &Common) -> bool {
+        let old = self.get(hash, key).map(|old| old.version);
+        self.version(old, Stamp::Given(version), common, 0).is_some()
+    }
+
     /// Stores a record. The entry's version is filled in here.
     #[inline]
     pub(super) fn set(

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 #[derive(Debug)]
 pub(super) struct Writers {
-    /// The incarnations, by index. Index 0 is the writer of a node that has not said who it is.
+    /// The incarnations, by index. Index 0 is nobody: of a node that has not said who it is, and of records that were
+    /// copied when they were at or below the floor.
     table: RwLock<Vec<Incarnation>>,
     /// Whose incarnation will not write any more.
     free: RwLock<Vec<u8>>,
@@ -81,13 +82,15 @@ impl Writers {
         WriterIndex(self.local.load(Ordering::Relaxed))
     }
 
-    /// Whether `a` wins over `b`. A version never wins over itself.
+    /// Whether `a` wins over `b`. A version never wins over itself. What nobody is named for was decided before it came
+    /// here: it wins over anything of its time.
     #[inline]
     pub(super) fn wins(&self, a: Version, b: Version) -> bool {
         if a.hlc != b.hlc || a.writer == b.writer {
             return a.hlc > b.hlc;
         }
-        self.incarnation(a.writer) > self.incarnation(b.writer)
+        let is_decided = |version: Version| version.writer == WriterIndex(0);
+        is_decided(a) || !is_decided(b) && self.incarnation(a.writer) > self.incarnation(b.writer)
     }
 }
 
@@ -140,5 +143,9 @@ mod tests {
         assert!(writers.wins(version(2, high), version(2, low)));
         assert!(!writers.wins(version(2, low), version(2, high)));
         assert!(!writers.wins(version(2, low), version(2, low)));
+        let nobody = WriterIndex(0);
+        assert!(writers.wins(version(2, nobody), version(2, high)));
+        assert!(!writers.wins(version(2, high), version(2, nobody)));
+        assert!(writers.wins(version(3, low), version(2, nobody)));
     }
 }

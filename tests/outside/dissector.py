@@ -44,7 +44,7 @@ EXPECTED = {
     "ack": "applied=3 base=5 upto=8",
     "beat": "sent_ns=1 phase=2 view=0x2 stable=0x3 floor=0x4 number=2 " + N1.format(n=1) + " fenced=0 "
             + N1.format(n=2) + f" fenced=1 number=1 removed={7:032x} number=1 stranger={8:032x} " + HELD,
-    "echo": "sent_ns=1 wall_ms=2 counts_you=1 number=2 head=3 head=4",
+    "echo": "sent_ns=1 wall_ms=2 jump_ms=-3 counts_you=1 number=2 head=3 head=4",
     "pull": "id=1 above=0x2",
     "pull begin": f"id=1 lineage={9:032x} floor=0x4 stable=0x8 clear=0x5 clear_writer={6:032x} " + HELD,
     "records": f"id=1 writers=2 writer={5:032x} writer={6:032x} writer_index=0 {SET} writer_index=1 {RM}",

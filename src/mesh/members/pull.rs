@@ -27,6 +27,13 @@ pub struct PullPlan {
     covered: Option<BTreeSet<Incarnation>>,
 }
 
+impl PullPlan {
+    /// Of everything, for a node that holds nothing yet.
+    pub(in crate::mesh) fn is_copy(&self) -> bool {
+        self.covered.is_none()
+    }
+}
+
 /// The pull under way, and when there may be another.
 #[derive(Clone, Debug, Default)]
 pub(in crate::mesh) struct State {

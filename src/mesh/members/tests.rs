@@ -68,7 +68,7 @@ fn what_came_in_while_it_slept_was_not_heard_in_the_future() {
 fn who_does_not_hear_is_down_from_the_tick_that_finds_it_so() {
     let progress = Progress::default();
     let mut members = with_other(&progress);
-    let echo = |sent_ns| Echo { sent_ns, wall_ms: 0, counts_you: true, heads: vec![0] };
+    let echo = |sent_ns| Echo { sent_ns, wall_ms: 0, jump_ms: 0, counts_you: true, heads: vec![0] };
     // For longer than it takes to be forgotten all is well, and then its answers stay away.
     let begun_ms = RULES.forget_ms * 2;
     for at_ms in (0..begun_ms + DOWN_MS + 200).step_by(500) {

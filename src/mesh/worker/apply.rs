@@ -27,6 +27,7 @@ pub(super) struct Intake<'a, S> {
     /// Up to where they were.
     closed: Option<(Incarnation, Hlc)>,
     known: Option<(Incarnation, WriterIndex)>,
+    is_pull: bool,
 }
 
 /// How far a batch came.
@@ -47,7 +48,15 @@ impl<'a, S: Storage> Intake<'a, S> {
     pub(super) fn new(mesh: &'a Mesh, from: Option<&Origin>, context: Context<'a, S>) -> Intake<'a, S> {
         let claimed = mesh.claimed();
         let closed = from.filter(|_| claimed > Hlc::ZERO).map(|from| (from.incarnation, from.closed()));
-        Intake { mesh, context, decided: mesh.decided(), claimed, closed, known: None }
+        Intake {
+            mesh,
+            context,
+            decided: mesh.decided(),
+            claimed,
+            closed,
+            known: None,
+            is_pull: from.is_none(),
+        }
     }
 
     /// Whether a write may lie below what others have decided without knowing its writer, and has to wait.
@@ -114,7 +123,8 @@ impl<'a, S: Storage> Intake<'a, S> {
             self.mesh.counters.below_floor.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
-        if self.must_wait(operation.hlc, writer) {
+        let must_wait = self.must_wait(operation.hlc, writer);
+        if must_wait && (operation.kind == Kind::Clear || !self.is_pull) {
             return Err(Ending::unsettled());
         }
         if operation.kind == Kind::Clear {
@@ -126,6 +136,10 @@ impl<'a, S: Storage> Intake<'a, S> {
             _ => writer_index(writer, store)?,
         };
         self.known = Some((writer, index));
+        // A pull brings what is held already as well.
+        if must_wait && store.is_news(hash, operation.key, Version { hlc: operation.hlc, writer: index }) {
+            return Err(Ending::unsettled());
+        }
         let stamp = match self.mesh.config.mutation {
             Mutation::LaterArrivalWins => Stamp::Local(clock),
             _ => Stamp::Given(Version { hlc: operation.hlc, writer: index }),

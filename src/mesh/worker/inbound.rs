@@ -158,7 +158,13 @@ pub(super) fn on_frame<S: Storage>(
         worker.mesh.members.lock().met_stranger(from.incarnation, &worker.mesh.progress);
         return Err(Ending::Refuse(Reason::Lineage, "of another mesh".to_owned()));
     }
-    let over = || Ending::Refuse(Reason::Removed, "removed".to_owned());
+    let lifetime = from.incarnation;
+    // Its streams have ended: it was removed, or given up by this node alone.
+    let over = || {
+        let refusal = worker.mesh.members.lock().refusal_of(lifetime);
+        let (reason, detail) = refusal.unwrap_or((Reason::Removed, "removed"));
+        Ending::Refuse(reason, detail.to_owned())
+    };
     match frame {
         Frame::Lineage(lineage) => {
             from.lineage = lineage_tag(lineage);
@@ -363,6 +369,7 @@ fn on_beat<S>(
     let counted = view.peers.iter().any(|peer| peer.incarnation == from && peer.counted);
     let counts_you = counted && mesh.view_seen() >= view.version;
     let heads = mesh.heads();
-    inbound.echo = Some(Echo { sent_ns, wall_ms: context.now.wall_ms, counts_you, heads });
+    let jump_ms = mesh.jump_ms.load(Ordering::Acquire);
+    inbound.echo = Some(Echo { sent_ns, wall_ms: context.now.wall_ms, jump_ms, counts_you, heads });
     Ok(())
 }

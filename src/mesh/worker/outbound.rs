@@ -58,6 +58,14 @@ impl Outbound {
         self.peer.or(self.target)
     }
 
+    /// The copy is here, or a mesh was begun: the other side is told which, once.
+    pub(super) fn say_lineage(&mut self, link: &mut Link, lineage: u128) {
+        if !self.said_lineage && lineage != 0 {
+            self.said_lineage = true;
+            link.send(&Frame::Lineage(lineage));
+        }
+    }
+
     /// Has said who it is.
     pub(super) fn is_met(&self) -> bool {
         self.peer.is_some()
@@ -77,6 +85,7 @@ pub(super) struct Pulling {
     pub(super) link: LinkId,
     id: u32,
     is_full: bool,
+    is_copy: bool,
     begin: Option<PullBegin>,
     begun_ns: u64,
     /// When the membership was told last that it goes on.
@@ -123,7 +132,16 @@ impl Worker {
         let counter =
             if is_full { &self.mesh.counters.pulls_full } else { &self.mesh.counters.pulls_partial };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.pulling = Some(Pulling { link, id, is_full, begin: None, begun_ns: 0, noted_ns: 0, records: 0 });
+        self.pulling = Some(Pulling {
+            link,
+            id,
+            is_full,
+            is_copy: plan.is_copy(),
+            begin: None,
+            begun_ns: 0,
+            noted_ns: 0,
+            records: 0,
+        });
     }
 }
 
@@ -204,13 +222,19 @@ pub(super) fn on_frame<S: Storage>(
                 pulling.noted_ns = context.now.mono_ns;
                 worker.mesh.members.lock().on_answer(peer, context.now.mono_ns);
             }
+            let decided =
+                pulling.begin.as_ref().filter(|_| pulling.is_copy).map_or(Hlc::ZERO, |begin| begin.floor);
             let mut intake = Intake::new(&worker.mesh, None, context);
             let mut records = Frame::records(writers, bytes);
             let mut batch = Vec::with_capacity(BATCH);
             loop {
                 batch.clear();
                 for record in records.by_ref().take(BATCH) {
-                    batch.push(record.map_err(|defect| Ending::protocol(&defect.to_string()))?);
+                    let (writer, operation) =
+                        record.map_err(|defect| Ending::protocol(&defect.to_string()))?;
+                    // Their names would fill the table of writers, for good: nobody here will see them go.
+                    let writer = if operation.hlc <= decided { Incarnation(0) } else { writer };
+                    batch.push((writer, operation));
                 }
                 if batch.is_empty() {
                     return Ok(());
@@ -393,10 +417,16 @@ fn on_refusal<S>(
             mesh.members.lock().name_refused(by_owner, context.now.mono_ns);
         }
         Reason::Lineage => {
-            // Who has refused has not said who it is: perhaps somebody else, where the one that we look for used to be.
             let mut members = mesh.members.lock();
-            if let Some(peer) = out.peer().filter(|_| !members.is_loaded()) {
-                members.disown(peer, &mesh.progress);
+            match (out.peer, out.target) {
+                (Some(peer), _) if members.is_loaded() => members.met_stranger(peer, &mesh.progress),
+                // Who has refused has not said who it is: perhaps somebody else, where that one used to be.
+                (None, Some(_)) if members.is_loaded() => {}
+                (peer, target) => {
+                    if let Some(peer) = peer.or(target) {
+                        members.disown(peer, &mesh.progress);
+                    }
+                }
             }
             drop(members);
             let text = format!("mesh   {} belongs to another mesh: {detail}", out.address);

@@ -182,12 +182,16 @@ impl Worker {
         let holders = if leaving { members.holders_of(&mesh.heads()) } else { BTreeSet::new() };
         let farewell =
             (!holders.is_empty()).then(|| Frame::Beat(members.beat(&mesh.progress, own, true, now_ns)));
+        let lineage = members.own_lineage();
         for slot in self.slots.values_mut() {
-            let Role::Out(Outbound { cursor: Some(_), peer: Some(peer), .. }) = &slot.role else { continue };
+            let Role::Out(out) = &mut slot.role else { continue };
+            let Outbound { cursor: Some(_), peer: Some(peer), .. } = *out else { continue };
+            // Before the beat: whose floor that names must be known.
+            out.say_lineage(&mut slot.link, lineage);
             if slot.link.output().len() < 2 * mesh.config.portions.output_bytes {
-                match farewell.as_ref().filter(|_| holders.contains(peer)) {
+                match farewell.as_ref().filter(|_| holders.contains(&peer)) {
                     Some(farewell) => {
-                        members.said_farewell(*peer, now_ns);
+                        members.said_farewell(peer, now_ns);
                         slot.link.send(farewell);
                     }
                     None => slot.link.send(&beat),
