@@ -445,6 +445,10 @@ impl Worker {
             match verdict {
                 Ok(()) => {}
                 Err(Ending::Refuse(reason, detail)) => {
+                    if let Role::In(inbound) = &mut slot.role {
+                        // Who refuses.
+                        inbound.answer(&mut slot.link);
+                    }
                     self.slots.insert(id, slot);
                     return self.refuse(id, reason, &detail);
                 }

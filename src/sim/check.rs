@@ -9,7 +9,7 @@ use super::world::Process;
 use super::write::Write;
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::RANGES_MAX;
-use crate::mesh::view::Health;
+use crate::mesh::view::{Health, Peer};
 use crate::node::State;
 use crate::peer::frame::Phase;
 use crate::store::Storage;
@@ -415,6 +415,8 @@ impl Checker {
         }
     }
 
+    /// Whether all are of one mesh. Nodes that began apart and have data of their own are for the operator; each of these
+    /// meshes is sound by itself.
     pub(super) fn at_the_end(
         &self,
         processes: &BTreeMap<usize, Process>,
@@ -422,13 +424,34 @@ impl Checker {
         is_long: bool,
     ) -> Result<bool, Box<Violation>> {
         let lineages: BTreeSet<u128> = processes.values().map(lineage).collect();
-        if lineages.len() > 1 {
-            // Nodes that began apart and have data of their own: that is for the operator.
-            return Ok(false);
+        let alive: BTreeMap<Incarnation, u128> = processes.values().map(|p| (me(p), lineage(p))).collect();
+        for (process, ours) in processes.values().map(|process| (process, lineage(process))) {
+            let view = process.node.view();
+            let is_stranger =
+                |peer: &&Peer| alive.get(&peer.incarnation).is_some_and(|theirs| *theirs != ours);
+            if let Some(stranger) = view.peers.iter().find(is_stranger) {
+                let text = format!("{} has {}, who is of another mesh", view.name, stranger.name);
+                return Err(violation("Q1", text));
+            }
         }
-        let alive: BTreeSet<Incarnation> = processes.values().map(me).collect();
+        for ours in &lineages {
+            let mesh: Vec<&Process> =
+                processes.values().filter(|process| lineage(process) == *ours).collect();
+            self.one_mesh_at_the_end(&mesh, *ours, now_ms, is_long)?;
+        }
+        Ok(lineages.len() == 1)
+    }
+
+    fn one_mesh_at_the_end(
+        &self,
+        processes: &[&Process],
+        ours: u128,
+        now_ms: u64,
+        is_long: bool,
+    ) -> Result<(), Box<Violation>> {
+        let alive: BTreeSet<Incarnation> = processes.iter().copied().map(me).collect();
         let mut hashes = BTreeSet::new();
-        for process in processes.values() {
+        for process in processes {
             let view = process.node.view();
             if process.node.state() != State::Ready {
                 let text = format!("{} is {:?} after healing", view.name, view.phase);
@@ -451,8 +474,8 @@ impl Checker {
             return Err(violation("Q1", format!("{} different views", hashes.len())));
         }
         let dumps: Vec<(Incarnation, Dump)> =
-            processes.values().map(|process| (me(process), Dump::of(&process.node))).collect();
-        let Some((first_of, first)) = dumps.first() else { return Ok(true) };
+            processes.iter().map(|process| (me(process), Dump::of(&process.node))).collect();
+        let Some((first_of, first)) = dumps.first() else { return Ok(()) };
         for (other_of, other) in &dumps {
             // Below the floor a writer's index may have been given to another since.
             let same = |dump: &Dump| -> Vec<(String, String, Hlc)> {
@@ -493,11 +516,11 @@ impl Checker {
                 return Err(violation("Q3", text));
             }
         }
-        let running = || processes.keys().filter(|serial| !self.excused.contains(serial));
+        let running =
+            || processes.iter().map(|process| process.serial).filter(|serial| !self.excused.contains(serial));
         // A lone node, which only those know who have gone since, may be left behind, with what it answered for.
-        let by_most =
-            |write: &Write| write.held_by.len() * 2 > write.size && lineages.contains(&write.lineage);
-        let is_kept = |write: &Write| by_most(write) && running().any(|s| write.held_by.contains(s));
+        let by_most = |write: &Write| write.held_by.len() * 2 > write.size && write.lineage == ours;
+        let is_kept = |write: &Write| by_most(write) && running().any(|s| write.held_by.contains(&s));
         for write in self.writes.iter().filter(|write| !write.holders.is_disjoint(&alive) || is_kept(write)) {
             let lasting = write.expires_at_ms == 0 || write.expires_at_ms > now_ms;
             if let (Some(key), Some(_), true) = (&write.key, &write.value, lasting)
@@ -517,9 +540,7 @@ impl Checker {
             }
         }
         // Cursors are at the head: nobody lacks what anybody has accepted.
-        for (origin, by) in
-            processes.values().flat_map(|by| processes.values().map(move |origin| (origin, by)))
-        {
+        for (origin, by) in processes.iter().flat_map(|by| processes.iter().map(move |origin| (origin, by))) {
             let (heads, lifetime) = (origin.node.mesh.heads(), me(origin));
             let held = by.node.mesh.progress().get(lifetime).map(|origin| origin.vector());
             let behind = held.iter().flatten().zip(&heads).any(|(held, head)| held.applied < *head);
@@ -529,10 +550,10 @@ impl Checker {
             }
         }
         let all_here = processes
-            .values()
+            .iter()
             .all(|process| process.node.view().peers.iter().all(|peer| alive.contains(&peer.incarnation)));
         if is_long && all_here {
-            for process in processes.values() {
+            for process in processes {
                 let tombstones = process.node.store.usage(now_ms).tombstones;
                 if tombstones > 0 {
                     let name = &process.node.view().name;
@@ -552,7 +573,7 @@ impl Checker {
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// A later write removed it, or has expired since.

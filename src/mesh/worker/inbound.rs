@@ -7,7 +7,7 @@ use super::{Context, MS, Rebirth, Worker};
 use crate::base::version::Incarnation;
 use crate::limits::{ACK_MS, ACK_OPERATIONS};
 use crate::mesh::compare::Digesting;
-use crate::mesh::members::Meeting;
+use crate::mesh::members::{Meeting, Members};
 use crate::mesh::progress::Origin;
 use crate::mesh::scan::Scan;
 use crate::mesh::{Mesh, Mutation, is_empty, lineage_tag};
@@ -154,8 +154,9 @@ pub(super) fn on_frame<S: Storage>(
     };
     let ours = worker.mesh.lineage.load(Ordering::Acquire);
     if ours != 0 && from.lineage != 0 && ours != from.lineage {
-        // Both have found their mesh since, and it is not the same.
-        worker.mesh.members.lock().met_stranger(from.incarnation, &worker.mesh.progress);
+        // Both have found their mesh since, and it is not the same. Perhaps one of them is empty and gives way: that is for
+        // the next HELLO to find.
+        worker.mesh.members.lock().disown(from.incarnation, &worker.mesh.progress);
         return Err(Ending::Refuse(Reason::Lineage, "of another mesh".to_owned()));
     }
     let lifetime = from.incarnation;
@@ -306,12 +307,16 @@ fn on_hello<S: Storage>(
         Meeting::Conflict => {
             let name = &info.name;
             members.met_stranger(info.incarnation, &mesh.progress);
+            inbound.welcome = Some(introduction(&members, empty));
             let text = format!("mesh   {name} belongs to another mesh; both hold data");
             mesh.complain(text.clone(), text);
             return Err(Ending::Refuse(Reason::Lineage, "both hold data of their own".to_owned()));
         }
     }
     if let Err((reason, detail)) = members.add(&info, &mesh.progress, false, context.now.mono_ns) {
+        if reason == Reason::Lineage {
+            inbound.welcome = Some(introduction(&members, empty));
+        }
         return Err(Ending::Refuse(reason, detail.to_owned()));
     }
     members.adopt_lineage(hello.lineage);
@@ -341,6 +346,12 @@ fn on_hello<S: Storage>(
     });
     worker.take_up(context);
     Ok(())
+}
+
+/// What a dialer of another mesh is told before it is refused: it may take us, or whoever was here before, for a member.
+fn introduction(members: &Members, empty: bool) -> Welcome {
+    let joining = members.phase() == Phase::Joining;
+    Welcome { member: members.me().clone(), lineage: members.lineage(), empty, applied: 0, joining }
 }
 
 fn on_beat<S>(

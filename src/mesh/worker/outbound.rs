@@ -417,16 +417,10 @@ fn on_refusal<S>(
             mesh.members.lock().name_refused(by_owner, context.now.mono_ns);
         }
         Reason::Lineage => {
+            // Only who has said who it is: perhaps it is somebody else, where the one that we look for used to be.
             let mut members = mesh.members.lock();
-            match (out.peer, out.target) {
-                (Some(peer), _) if members.is_loaded() => members.met_stranger(peer, &mesh.progress),
-                // Who has refused has not said who it is: perhaps somebody else, where that one used to be.
-                (None, Some(_)) if members.is_loaded() => {}
-                (peer, target) => {
-                    if let Some(peer) = peer.or(target) {
-                        members.disown(peer, &mesh.progress);
-                    }
-                }
+            if let Some(peer) = out.peer.filter(|_| !members.is_loaded()) {
+                members.disown(peer, &mesh.progress);
             }
             drop(members);
             let text = format!("mesh   {} belongs to another mesh: {detail}", out.address);
