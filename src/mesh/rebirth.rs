@@ -46,11 +46,12 @@ impl Mesh {
     /// has dropped its links and its log. Dropped before, numbers of operations would be used twice by one
     /// lifetime if it goes on after all.
     pub(super) fn finish_rebirth<S: Storage>(&self, context: Context<'_, S>) {
+        // The lock first: nobody may ask for another one between the look at the workers and what follows.
+        let slot = self.rebirth.lock();
         let epoch = self.epoch.load(Ordering::Acquire);
         if !self.workers.iter().all(|worker| worker.epoch_seen.load(Ordering::Acquire) == epoch) {
             return;
         }
-        let slot = self.rebirth.lock();
         let Some(rebirth) = slot.clone() else {
             // Carried out, or not. Until every worker has taken up what came of it, an old view may say that it serves.
             if self.view_seen() >= self.view().version {

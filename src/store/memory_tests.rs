@@ -366,6 +366,22 @@ fn a_walk_sees_what_is_there_throughout_once_while_others_come_and_go() {
     }
 }
 
+/// Goal: what is held is not taken for news when it comes without its writer's name, and wins when it was held without.
+#[test]
+fn what_nobody_is_named_for_is_no_news_beside_one_of_its_time() {
+    let store = store(1, 1, u64::MAX);
+    let writer = store.writer(Incarnation(7)).expect("room");
+    let at = |hlc, writer| Version { hlc: Hlc(hlc), writer };
+    let nobody = WriterIndex(0);
+    let (key, hash) = (b"key", store.hash(b"key"));
+    assert!(store.is_news(hash, key, at(5, nobody)));
+    store.set(hash, new_record(key, b"v", 0), Stamp::Given(at(5, writer)), 1).expect("room");
+    assert!(!store.is_news(hash, key, at(5, nobody)) && !store.is_news(hash, key, at(5, writer)));
+    assert!(store.is_news(hash, key, at(6, nobody)) && store.is_news(hash, key, at(6, writer)));
+    store.set(hash, new_record(key, b"v", 0), Stamp::Given(at(6, nobody)), 1).expect("room");
+    assert!(!store.is_news(hash, key, at(6, writer)));
+}
+
 #[test]
 fn of_two_clears_at_one_time_the_greater_incarnation_counts() {
     let store = store(3, 2, u64::MAX);

@@ -196,7 +196,8 @@ pub trait Storage: Send + Sync + 'static {
     /// [`OutOfMemory`] if a tombstone for an unknown key does not fit. Removing what is there always fits.
     fn rm(&self, hash: KeyHash, key: &[u8], stamp: Stamp<'_>, now_ms: u64) -> Result<Applied, OutOfMemory>;
 
-    /// Whether a write of this key with this version would change anything now.
+    /// Whether a write of this key with this version would change anything now. One that nobody is named for does not if
+    /// there is one of its time: that is the same one.
     fn is_news(&self, hash: KeyHash, key: &[u8], version: Version) -> bool;
 
     /// Hides every record whose version is not greater than the stamp: one register, no long lock. The

@@ -220,7 +220,11 @@ impl Storage for OracleStore {
     }
 
     fn is_news(&self, hash: KeyHash, key: &[u8], version: Version) -> bool {
-        self.wins(&self.state.lock(), &(hash.0, key.into()), version)
+        let (state, place) = (self.state.lock(), (hash.0, key.into()));
+        let old = state.entries.get(&place);
+        let is_known =
+            version.writer == WriterIndex(0) && old.is_some_and(|old| old.version.hlc == version.hlc);
+        !is_known && self.wins(&state, &place, version)
     }
 
     fn clear(&self, stamp: Stamp<'_>, now_ms: u64) -> Applied {

@@ -198,7 +198,8 @@ impl Stripe {
     /// Whether a write that was stamped elsewhere would change anything.
     pub(super) fn is_news(&self, hash: u64, key: &[u8], version: Version, common: &Common) -> bool {
         let old = self.get(hash, key).map(|old| old.version);
-        self.version(old, Stamp::Given(version), common, 0).is_some()
+        let is_known = version.writer == WriterIndex(0) && old.is_some_and(|old| old.hlc == version.hlc);
+        !is_known && self.version(old, Stamp::Given(version), common, 0).is_some()
     }
 
     /// Stores a record. The entry's version is filled in here.

@@ -163,8 +163,12 @@ impl<'a, S: Storage> Intake<'a, S> {
     }
 }
 
-/// Up to where everything of this writer is held. Of this node, and of one that was forgotten: all.
+/// Up to where everything of this writer is held. Of this node, and of one that was forgotten: all. Of nobody: nothing, as
+/// it may be of somebody who is not known here.
 fn closed_by(mesh: &Mesh, writer: Incarnation) -> Hlc {
+    if writer == Incarnation(0) {
+        return Hlc::ZERO;
+    }
     mesh.progress.get(writer).map_or(Hlc(u64::MAX), |origin| origin.closed())
 }
 

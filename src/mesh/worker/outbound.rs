@@ -313,6 +313,12 @@ fn on_welcome<S: Storage>(
         Meeting::WeYield => return yield_to_them(&mesh, &mut members, out.address),
         Meeting::Conflict => {
             members.met_stranger(peer, &mesh.progress);
+            drop(members);
+            // Whoever was here before may be looked for for long.
+            if let Some(target) = out.peer().and_then(|peer| worker.targets.get_mut(&peer)) {
+                target.retry_ns = now_ns + REFUSED_PAUSE_MS * MS;
+                target.backoff_ms = REFUSED_PAUSE_MS;
+            }
             return conflict(&mesh, &info.name);
         }
     }
