@@ -5,6 +5,7 @@ use super::world::{Event, MS, PEER_PORT, Process, TICK_MS, World, address};
 use crate::base::clock::Now;
 use crate::base::version::{Incarnation, Version};
 use crate::config::AckLevel;
+use crate::mesh::members::Members;
 use crate::mesh::time::DriverClock;
 use crate::mesh::{MeshConfig, Portions};
 use crate::node::engine::Engine;
@@ -176,33 +177,49 @@ impl World {
 
     /// What a node's discovery does by and by: it asks its balancer again, which names anybody. Here only once the
     /// faults are over, and only to those that can no longer reach each other by what they know: whether members
-    /// find each other again is the mesh's affair.
+    /// find each other again is the mesh's affair. Another mesh between two of one does not help them.
     pub(super) fn discover(&mut self) {
         let since_heal_ns = self.now_ns.saturating_sub(self.plan.chaos_ms * MS);
         if self.chaos || since_heal_ns < DISCOVERY_MS * MS {
             return;
         }
-        let Some(first) = self.processes.values().next().map(|process| address(process.host)) else { return };
-        let mut known: Vec<(SocketAddr, SocketAddr)> = Vec::new();
-        for process in self.processes.values() {
-            let here = address(process.host);
-            process.node.mesh.with_members(|members| {
-                known.extend(members.seeds().into_iter().map(|there| (here, there)));
-                known.extend(members.others().map(|member| (here, member.info.address)));
-            });
+        let lineage = |process: &Process| process.node.mesh.with_members(Members::lineage);
+        let lineages: BTreeSet<u128> = self.processes.values().map(lineage).collect();
+        let meshes =
+            lineages.iter().map(|ours| self.processes.values().filter(|p| lineage(p) == *ours).collect());
+        let all = std::iter::once(self.processes.values().collect());
+        let apart: Vec<Vec<&Process>> =
+            all.chain(meshes).filter(|group: &Vec<&Process>| !can_meet(group)).collect();
+        let mut named = Vec::new();
+        for group in apart {
+            let Some(first) = group.first().map(|process| address(process.host)) else { continue };
+            for process in &group {
+                process.node.mesh.discovered(&[first]);
+            }
+            named.push((first, group.len()));
         }
-        let alive: BTreeSet<SocketAddr> = self.processes.values().map(|p| address(p.host)).collect();
-        known.retain(|(_, there)| alive.contains(there));
-        let mut reached = BTreeSet::from([first]);
-        while let Some((a, b)) = known.iter().find(|(a, b)| reached.contains(a) != reached.contains(b)) {
-            reached.extend([*a, *b]);
+        for (first, others) in named {
+            self.say(format_args!("found   {first} is named to {others}"));
         }
-        if reached == alive {
-            return;
-        }
-        for process in self.processes.values() {
-            process.node.mesh.discovered(&[first]);
-        }
-        self.say(format_args!("found   {first} is named to all"));
     }
+}
+
+/// Whether each of them can find each other by the addresses that they know.
+fn can_meet(group: &[&Process]) -> bool {
+    let Some(first) = group.first().map(|process| address(process.host)) else { return true };
+    let mut known: Vec<(SocketAddr, SocketAddr)> = Vec::new();
+    for process in group {
+        let here = address(process.host);
+        process.node.mesh.with_members(|members| {
+            known.extend(members.seeds().into_iter().map(|there| (here, there)));
+            known.extend(members.others().map(|member| (here, member.info.address)));
+        });
+    }
+    let alive: BTreeSet<SocketAddr> = group.iter().map(|process| address(process.host)).collect();
+    known.retain(|(_, there)| alive.contains(there));
+    let mut reached = BTreeSet::from([first]);
+    while let Some((a, b)) = known.iter().find(|(a, b)| reached.contains(a) != reached.contains(b)) {
+        reached.extend([*a, *b]);
+    }
+    reached == alive
 }
