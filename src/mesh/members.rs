@@ -503,9 +503,10 @@ impl Members {
     /// Those whom somebody takes for a member who has not met them since they have found their mesh, and who perhaps never
     /// will: they may be dead.
     fn strangers_to_tell(&self) -> Vec<Incarnation> {
-        let reports = self.members.values().filter_map(|member| member.report.as_ref());
-        let named: BTreeSet<_> = reports.flat_map(|report| report.vectors.keys()).collect();
-        self.strangers.iter().filter(|stranger| named.contains(stranger)).copied().collect()
+        let reports = || self.members.values().filter_map(|member| member.report.as_ref());
+        let is_named =
+            |stranger: &&Incarnation| reports().any(|report| report.vectors.contains_key(stranger));
+        self.strangers.iter().filter(is_named).copied().collect()
     }
 
     /// Everybody who is there has heard the farewell.

@@ -117,12 +117,15 @@ pub(super) fn beat(r: &mut Reader<'_>) -> Result<Beat, Defect> {
     let (view_hash, stable, floor) = (r.u64()?, Hlc(r.u64()?), Hlc(r.u64()?));
     let count = r.count(MEMBERS_MAX, "members")?;
     let members = (0..count).map(|_| Ok((member(r)?, r.flag()?))).collect::<Result<Vec<_>, Defect>>()?;
-    let count = r.count(REMOVED_GOSSIP_MAX, "removed")?;
-    let removed = (0..count).map(|_| r.u128().map(Incarnation)).collect::<Result<_, _>>()?;
-    let count = r.count(MEMBERS_MAX, "strangers")?;
-    let strangers = (0..count).map(|_| r.u128().map(Incarnation)).collect::<Result<_, _>>()?;
+    let removed = lifetimes(r, REMOVED_GOSSIP_MAX, "removed")?;
+    let strangers = lifetimes(r, MEMBERS_MAX, "strangers")?;
     let vectors = vectors(r)?;
     Ok(Beat { sent_ns, phase, view_hash, stable, floor, members, removed, strangers, vectors })
+}
+
+fn lifetimes(r: &mut Reader<'_>, most: usize, field: &'static str) -> Result<Vec<Incarnation>, Defect> {
+    let count = r.count(most, field)?;
+    (0..count).map(|_| r.u128().map(Incarnation)).collect()
 }
 
 pub(super) fn put_beat(beat: &Beat, out: &mut Vec<u8>) {

@@ -423,8 +423,8 @@ impl Checker {
         now_ms: u64,
         is_long: bool,
     ) -> Result<bool, Box<Violation>> {
-        let lineages: BTreeSet<u128> = processes.values().map(lineage).collect();
         let alive: BTreeMap<Incarnation, u128> = processes.values().map(|p| (me(p), lineage(p))).collect();
+        let lineages: BTreeSet<u128> = alive.values().copied().collect();
         for (process, ours) in processes.values().map(|process| (process, lineage(process))) {
             let view = process.node.view();
             let is_stranger =

@@ -77,12 +77,6 @@ impl OracleStore {
         }
     }
 
-    fn wins(&self, state: &State, place: &(u64, Box<[u8]>), version: Version) -> bool {
-        let old = state.entries.get(place);
-        self.writers.wins(version, state.clear)
-            && old.is_none_or(|old| self.writers.wins(version, old.version))
-    }
-
     /// Puts `entry` in place if its version wins and it fits.
     fn put(
         &self,
@@ -95,10 +89,10 @@ impl OracleStore {
     ) -> Result<Applied, OutOfMemory> {
         let version = entry.version;
         let place = (hash.0, key.into());
-        if !self.wins(state, &place, version) {
+        let old = state.entries.get(&place);
+        if !self.writers.wins_over(version, old.map(|old| old.version), state.clear) {
             return Ok(Applied::Superseded);
         }
-        let old = state.entries.get(&place);
         let replaced_live = old.is_some_and(|old| old.visible(now_ms).is_some());
         let before = old.map_or(0, |old| old.bytes(key));
         let after = state.memory_bytes - before + entry.bytes(key);
@@ -220,11 +214,9 @@ impl Storage for OracleStore {
     }
 
     fn is_news(&self, hash: KeyHash, key: &[u8], version: Version) -> bool {
-        let (state, place) = (self.state.lock(), (hash.0, key.into()));
-        let old = state.entries.get(&place);
-        let is_known =
-            version.writer == WriterIndex(0) && old.is_some_and(|old| old.version.hlc == version.hlc);
-        !is_known && self.wins(&state, &place, version)
+        let state = self.state.lock();
+        let old = state.entries.get(&(hash.0, key.into())).map(|old| old.version);
+        self.writers.is_news(version, old, state.clear)
     }
 
     fn clear(&self, stamp: Stamp<'_>, now_ms: u64) -> Applied {

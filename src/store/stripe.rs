@@ -187,19 +187,14 @@ impl Stripe {
                 let above = old.map_or(self.clear.hlc, |old| old.hlc.max(self.clear.hlc));
                 Some(Version { hlc: clock.stamp(now_ms, above), writer: common.writers.local() })
             }
-            Stamp::Given(version) => {
-                let wins = common.writers.wins(version, self.clear)
-                    && old.is_none_or(|old| common.writers.wins(version, old));
-                wins.then_some(version)
-            }
+            Stamp::Given(version) => common.writers.wins_over(version, old, self.clear).then_some(version),
         }
     }
 
     /// Whether a write that was stamped elsewhere would change anything.
     pub(super) fn is_news(&self, hash: u64, key: &[u8], version: Version, common: &Common) -> bool {
         let old = self.get(hash, key).map(|old| old.version);
-        let is_known = version.writer == WriterIndex(0) && old.is_some_and(|old| old.hlc == version.hlc);
-        !is_known && self.version(old, Stamp::Given(version), common, 0).is_some()
+        common.writers.is_news(version, old, self.clear)
     }
 
     /// Stores a record. The entry's version is filled in here.

@@ -92,6 +92,18 @@ impl Writers {
         let is_decided = |version: Version| version.writer == WriterIndex(0);
         is_decided(a) || !is_decided(b) && self.incarnation(a.writer) > self.incarnation(b.writer)
     }
+
+    /// Whether a write wins over what its key holds and over the clear register.
+    #[inline]
+    pub(super) fn wins_over(&self, version: Version, old: Option<Version>, clear: Version) -> bool {
+        self.wins(version, clear) && old.is_none_or(|old| self.wins(version, old))
+    }
+
+    /// The same, but that one of nobody is the one that is held if they are of one time.
+    pub(super) fn is_news(&self, version: Version, old: Option<Version>, clear: Version) -> bool {
+        let is_known = version.writer == WriterIndex(0) && old.is_some_and(|old| old.hlc == version.hlc);
+        !is_known && self.wins_over(version, old, clear)
+    }
 }
 
 #[cfg(test)]

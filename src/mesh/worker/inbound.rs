@@ -327,13 +327,8 @@ fn on_hello<S: Storage>(
     };
     // Some of it was ignored, so that it does not count as held.
     let applied = if origin.is_void() { 0 } else { applied };
-    inbound.welcome = Some(Welcome {
-        member: members.me().clone(),
-        lineage: members.own_lineage(),
-        empty,
-        applied,
-        joining: members.phase() == Phase::Joining,
-    });
+    let lineage = members.own_lineage();
+    inbound.welcome = Some(Welcome { lineage, applied, ..introduction(&members, empty) });
     mesh.begin_logging();
     mesh.publish(&members);
     drop(members);

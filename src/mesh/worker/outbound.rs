@@ -315,10 +315,7 @@ fn on_welcome<S: Storage>(
             members.met_stranger(peer, &mesh.progress);
             drop(members);
             // Whoever was here before may be looked for for long.
-            if let Some(target) = out.peer().and_then(|peer| worker.targets.get_mut(&peer)) {
-                target.retry_ns = now_ns + REFUSED_PAUSE_MS * MS;
-                target.backoff_ms = REFUSED_PAUSE_MS;
-            }
+            pause_dials(worker, out, now_ns);
             return conflict(&mesh, &info.name);
         }
     }
@@ -438,15 +435,16 @@ fn on_refusal<S>(
         }
         _ => {}
     }
-    let pause = match reason {
-        Reason::Lineage | Reason::Full | Reason::Memory => REFUSED_PAUSE_MS,
-        _ => 0,
-    };
-    if pause > 0
-        && let Some(target) = out.peer().and_then(|peer| worker.targets.get_mut(&peer))
-    {
-        target.retry_ns = context.now.mono_ns + pause * MS;
-        target.backoff_ms = pause;
+    if matches!(reason, Reason::Lineage | Reason::Full | Reason::Memory) {
+        pause_dials(worker, out, context.now.mono_ns);
     }
     Err(Ending::Close)
+}
+
+/// The refusal will be the same for a while.
+fn pause_dials(worker: &mut Worker, out: &Outbound, now_ns: u64) {
+    if let Some(target) = out.peer().and_then(|peer| worker.targets.get_mut(&peer)) {
+        target.retry_ns = now_ns + REFUSED_PAUSE_MS * MS;
+        target.backoff_ms = REFUSED_PAUSE_MS;
+    }
 }

@@ -2,14 +2,13 @@
 
 use super::{Engine, StartedOver};
 use crate::base::clock::Now;
+use crate::base::version::Incarnation;
 use crate::config::AckLevel;
 use crate::http::session::Session;
-use crate::mesh::{MeshConfig, Mutation, Portions};
+use crate::mesh::MeshConfig;
 use crate::node::extension::Extensions;
 use crate::node::metrics::ProcessFacts;
 use crate::node::{Connection, Node, Settings};
-use crate::peer::frame::MemberInfo;
-use crate::peer::link::Keys;
 use crate::store::{MemoryStore, StoreConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,25 +22,6 @@ impl Connection for Nobody {
 }
 
 fn engine(now: Now) -> Engine<MemoryStore> {
-    let me = MemberInfo {
-        incarnation: crate::base::version::Incarnation(1),
-        name: "n".to_owned(),
-        address: SocketAddr::from(([127, 0, 0, 1], 7373)),
-        http_port: 8080,
-        workers: 1,
-    };
-    let config = MeshConfig {
-        me,
-        seeds_expected: false,
-        keys: Keys::default(),
-        log_bytes: 1 << 16,
-        portions: Portions::default(),
-        forget_ms: 3_600_000,
-        tombstones_max: u64::MAX,
-        compare_ms: 1_000,
-        random: 1,
-        mutation: Mutation::None,
-    };
     let settings = Settings {
         name: "n".to_owned(),
         port: 8080,
@@ -54,7 +34,14 @@ fn engine(now: Now) -> Engine<MemoryStore> {
     };
     let store = StoreConfig { stripes: 4, memory_limit_bytes: 1 << 30, seed: Some(1) };
     let store = MemoryStore::new(store).expect("a store");
-    let node = Node::new(store, settings, config, now, Extensions::new(), ProcessFacts::default);
+    let node = Node::new(
+        store,
+        settings,
+        MeshConfig::alone(Incarnation(1)),
+        now,
+        Extensions::new(),
+        ProcessFacts::default,
+    );
     Engine::new(Arc::new(node), 0)
 }
 
