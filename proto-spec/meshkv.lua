@@ -17,6 +17,8 @@ local GROUPS = 4096
 
 local SEQUENCE_MAX = UInt64.new(0, 0x40000000)
 local WORKERS_MAX = 128
+local SURPLUS_MAX = 8
+local OPENNESS = { [0] = "open", [1] = "settled", [2] = "pulling" }
 
 local TYPES = {
     [0] = "PREAMBLE", [1] = "HELLO", [2] = "WELCOME", [3] = "REFUSE", [4] = "OPS", [5] = "RESTART", [6] = "MARK",
@@ -85,7 +87,10 @@ field("above", P.uint64, "Above", base.HEX)
 field("clear", P.uint64, "Clear", base.HEX)
 field("clear_writer", P.string, "Clear's writer")
 field("origin", P.string, "Origin")
-field("settled", P.bool, "Settled")
+field("openness", P.uint8, "Openness", base.DEC, OPENNESS)
+field("surplus", P.uint64, "Surplus", base.HEX)
+field("upto_hlc", P.uint64, "Up to", base.HEX)
+field("grown", P.string, "May have grown")
 field("writers", P.uint8, "Number of writers")
 field("writer", P.string, "Writer")
 field("writer_index", P.uint8, "Writer's index")
@@ -343,9 +348,21 @@ local function vectors(r)
     for _ = 1, r:bounded("number", 2, 128 + 256, "vectors") do
         local mark = r:down("Vector")
         local origin = r:wide("origin")
-        r:flag("settled")
+        if r:number("openness", 1) > 2 then
+            defect("openness")
+        end
         for worker = 1, r:bounded("workers", 2, WORKERS_MAX, "workers") do
             held(r, worker - 1)
+        end
+        local before, ascends = nil, true
+        for _ = 1, r:bounded("number", 2, SURPLUS_MAX, "surplus") do
+            local id = r:number("surplus", 8)
+            ascends = ascends and (before == nil or before < id)
+            before = id
+            r:hlc("upto_hlc")
+        end
+        if not ascends then
+            defect("surplus")
         end
         r:up(mark, ": " .. origin)
     end
@@ -503,7 +520,11 @@ local BODY = {
         return id .. ": " .. count
     end,
     [13] = function(r)
-        return r:number("id", 4)
+        local id = r:number("id", 4)
+        for _ = 1, r:bounded("number", 2, 128 + 256, "grown") do
+            r:wide("grown")
+        end
+        return id
     end,
     [14] = function(r)
         return r:wide("lineage")

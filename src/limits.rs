@@ -171,9 +171,13 @@ pub const PEER_WORKERS_MAX: usize = 128;
 pub const REMOVED_GOSSIP_MAX: usize = 256;
 /// Origins of whom a frame says how much is held.
 pub const VECTORS_MAX: usize = MEMBERS_MAX + REMOVED_GOSSIP_MAX;
+/// Parts of an origin's writes that are held beyond what is counted; more become one.
+pub const SURPLUS_MAX: usize = 8;
 // A beat of the most members, all with the most workers, fits a frame, with room for names and some ranges.
 const _: () = assert!(
-    VECTORS_MAX * (19 + PEER_WORKERS_MAX * 18) + MEMBERS_MAX * 316 + REMOVED_GOSSIP_MAX * 16
+    VECTORS_MAX * (21 + PEER_WORKERS_MAX * 18 + SURPLUS_MAX * 16)
+        + MEMBERS_MAX * 316
+        + REMOVED_GOSSIP_MAX * 16
         < FRAME_BYTES_MAX * 19 / 20
 );
 /// Bytes of encoded operations that all workers together keep for peers that lag (`log`); a peer that falls

@@ -23,7 +23,7 @@ use super::view::{Health, Peer, View};
 use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{BEAT_MS, MEMBERS_MAX, REMOVED_GOSSIP_MAX};
-use crate::peer::frame::{Beat, Held, MemberInfo, Phase, Reason};
+use crate::peer::frame::{Beat, MemberInfo, OriginVector, Phase, Reason};
 pub use member::{Event, Meeting, Member, Report, Rules};
 pub use pull::PullPlan;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -49,7 +49,7 @@ pub struct Members {
     /// Since when nobody of the mesh that it wants to join is there.
     orphaned_ns: Option<u64>,
     /// Of the removed, those of whom everybody holds the same, as we have seen, and how much that is.
-    settled: BTreeMap<Incarnation, Vec<Held>>,
+    settled: BTreeMap<Incarnation, OriginVector>,
     /// Nodes of another mesh, met by this node or a member, which others may still take for members.
     strangers: BTreeSet<Incarnation>,
     /// Of the settled, those that somebody still waits for.
@@ -178,7 +178,7 @@ impl Members {
     /// came with the copy, and what had been lost is not known any more.
     pub(super) fn settled_holds(&self, gone: Incarnation, worker: usize, seq: u64) -> Option<bool> {
         match self.settled.get(&gone) {
-            Some(held) => Some(held.get(worker).is_some_and(|held| held.contains(seq))),
+            Some(vector) => Some(vector.workers.get(worker).is_some_and(|held| held.contains(seq))),
             None => self.removed.contains(&gone).then_some(true),
         }
     }
@@ -386,10 +386,10 @@ impl Members {
         let Some(member) = self.members.get_mut(&from) else { return };
         let fences = beat.members.iter().filter(|(_, fenced)| *fenced).map(|(m, _)| m.incarnation).collect();
         let before = (member.phase(), member.health);
-        let settled = beat.vectors.iter().filter(|v| v.is_settled).map(|v| v.origin).collect();
-        let vectors: BTreeMap<_, _> = beat.vectors.into_iter().map(|v| (v.origin, v.workers)).collect();
+        let settled = beat.vectors.iter().filter(|v| v.is_settled()).map(|v| v.origin).collect();
+        let vectors: BTreeMap<_, _> = beat.vectors.into_iter().map(|v| (v.origin, v)).collect();
         let unknown: Vec<(Incarnation, usize)> =
-            vectors.iter().map(|(origin, v)| (*origin, v.len())).collect();
+            vectors.iter().map(|(origin, v)| (*origin, v.workers.len())).collect();
         member.report = Some(Report {
             phase: beat.phase,
             view_hash: beat.view_hash,
@@ -468,7 +468,8 @@ impl Members {
         let me = self.me.incarnation;
         let holds = |member: &&Member| {
             let vector = member.report.as_ref().and_then(|report| report.vectors.get(&me));
-            let held = |worker: usize| vector.and_then(|v| v.get(worker)).map_or(0, |held| held.applied);
+            let held =
+                |worker: usize| vector.and_then(|v| v.workers.get(worker)).map_or(0, |held| held.applied);
             heads.iter().enumerate().all(|(worker, head)| held(worker) >= *head)
         };
         self.members.values().filter(holds).map(|member| member.info.incarnation).collect()
@@ -480,10 +481,15 @@ impl Members {
     }
 
     /// The beat to send now; `leaving`: the last one.
-    pub(super) fn beat(&mut self, progress: &Progress, own: Vec<Held>, leaving: bool, now_ns: u64) -> Beat {
-        let me = self.me.incarnation;
+    pub(super) fn beat(
+        &mut self,
+        progress: &Progress,
+        own: OriginVector,
+        leaving: bool,
+        now_ns: u64,
+    ) -> Beat {
         let mut vectors = self.vectors(progress);
-        vectors.push(crate::peer::frame::OriginVector { origin: me, is_settled: false, workers: own });
+        vectors.push(own);
         let removed = self.removed_to_tell(progress);
         Beat {
             sent_ns: now_ns,

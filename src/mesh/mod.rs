@@ -14,6 +14,7 @@ mod notes;
 pub mod progress;
 mod rebirth;
 mod scan;
+mod surplus;
 pub mod time;
 pub mod view;
 pub mod worker;
@@ -24,7 +25,7 @@ use crate::base::clock::HybridClock;
 use crate::base::clock::Now;
 use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
-use crate::peer::frame::{Held, MemberInfo, Phase};
+use crate::peer::frame::{Held, MemberInfo, Openness, OriginVector, Phase};
 use crate::peer::link::{Keys, LinkError};
 use crate::store::Storage;
 use compare::Comparisons;
@@ -157,10 +158,12 @@ pub enum Mutation {
     ForgetsWithoutMajority,
     /// What this node has said to hold binds it only once it has heard what others made of that.
     ClaimsForgotten,
+    /// What a pull brings beyond what it counts is not spoken of.
+    SurplusIsSilent,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 12] = {
+    pub const ALL: [Mutation; 13] = {
         use Mutation::*;
         [
             FloorWithoutOthers,
@@ -175,6 +178,7 @@ impl Mutation {
             LeftBehindStays,
             ForgetsWithoutMajority,
             ClaimsForgotten,
+            SurplusIsSilent,
         ]
     };
 }
@@ -340,8 +344,11 @@ impl Mesh {
         for origin in self.progress.all() {
             let (incarnation, held) = (origin.incarnation, origin.vector());
             let is_gone = members.is_removed(incarnation);
-            let settled = origin.is_settled();
-            let _ = writeln!(text, "  {incarnation:?} gone {is_gone} settled {settled} {held:?}");
+            let _ = writeln!(
+                text,
+                "  {incarnation:?} gone {is_gone} {:?} {:?} surplus {:?}",
+                held.openness, held.workers, held.surplus
+            );
         }
         text
     }
@@ -441,13 +448,18 @@ impl Mesh {
     }
 
     /// What each worker has logged, and what it has closed.
-    fn own_vector(&self) -> crate::peer::frame::OriginVector {
+    fn own_vector(&self) -> OriginVector {
         let own = self.workers.iter().map(|worker| {
             // The mark first: what it closes is in the log before it is published.
             let closed = Hlc(worker.closed.load(Ordering::Acquire));
             Held { applied: worker.head.load(Ordering::Acquire), closed, ranges: Vec::new() }
         });
-        crate::peer::frame::OriginVector { origin: self.view().me, is_settled: false, workers: own.collect() }
+        OriginVector {
+            origin: self.view().me,
+            openness: Openness::Open,
+            workers: own.collect(),
+            surplus: Vec::new(),
+        }
     }
 
     fn publish(&self, members: &Members) {

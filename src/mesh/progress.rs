@@ -4,9 +4,10 @@
 //! is a set of numbers: everything up to `applied`, and, behind restarts of the stream, ranges beyond. A
 //! pull adds the donor's set. `closed` is a stamp: every operation of that worker up to it is held.
 
+use super::surplus::{self, Surpluses};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{PEER_WORKERS_MAX, RANGES_MAX};
-use crate::peer::frame::{Held, OriginVector};
+use crate::peer::frame::{Held, Openness, OriginVector};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,8 +116,7 @@ impl Stream {
 }
 
 /// Whether `ours` lacks something that `theirs` has.
-#[must_use]
-pub fn is_behind(ours: &Held, theirs: &Held) -> bool {
+fn is_behind(ours: &Held, theirs: &Held) -> bool {
     let has = |base: u64, upto: u64| {
         upto <= ours.applied
             || ours.ranges.iter().any(|(ours_base, ours_upto)| *ours_base <= base && upto <= *ours_upto)
@@ -124,11 +124,41 @@ pub fn is_behind(ours: &Held, theirs: &Held) -> bool {
     theirs.applied > ours.applied || theirs.ranges.iter().any(|(base, upto)| !has(*base, *upto))
 }
 
+impl OriginVector {
+    /// Everything of the origin up to here is held.
+    #[must_use]
+    pub fn closed(&self) -> Hlc {
+        self.workers.iter().map(|held| held.closed).min().unwrap_or(Hlc::ZERO)
+    }
+
+    /// Whether it has something that `ours` lacks, counted or not.
+    #[must_use]
+    pub fn is_ahead(&self, ours: &OriginVector) -> bool {
+        let none = Held::default();
+        let mut workers = self.workers.iter().enumerate();
+        workers.any(|(i, theirs)| is_behind(ours.workers.get(i).unwrap_or(&none), theirs))
+            || surplus::is_ahead(&self.surplus, &ours.surplus, ours.closed())
+    }
+
+    /// The same writes, for all that is known; workers that are not named hold nothing.
+    #[must_use]
+    pub fn is_same(&self, other: &OriginVector) -> bool {
+        let is_pulling = [self, other].iter().any(|vector| vector.openness == Openness::Pulling);
+        !is_pulling && !self.is_ahead(other) && !other.is_ahead(self)
+    }
+
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.openness == Openness::Settled
+    }
+}
+
 /// One origin; see the module.
 #[derive(Debug)]
 pub struct Origin {
     pub incarnation: Incarnation,
     streams: Vec<Mutex<Stream>>,
+    surpluses: Mutex<Surpluses>,
     /// Its lifetime is over: nothing more is taken from it directly.
     is_over: AtomicBool,
     /// And every member was seen to hold the same of it.
@@ -144,6 +174,7 @@ impl Origin {
         Origin {
             incarnation,
             streams: (0..workers).map(|_| Mutex::new(Stream::default())).collect(),
+            surpluses: Mutex::default(),
             is_over: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             is_void: AtomicBool::new(false),
@@ -187,8 +218,32 @@ impl Origin {
     }
 
     #[must_use]
-    pub fn vector(&self) -> Vec<Held> {
-        self.streams.iter().map(|stream| stream.lock().held.clone()).collect()
+    pub fn vector(&self) -> OriginVector {
+        // The pull first: when one ends, what came of it is there before it is over.
+        let is_pulling = self.surpluses.lock().is_pending(self.closed());
+        let openness = match (self.is_settled(), is_pulling) {
+            (true, _) => Openness::Settled,
+            (false, true) => Openness::Pulling,
+            (false, false) => Openness::Open,
+        };
+        let workers = self.streams.iter().map(|stream| stream.lock().held.clone()).collect();
+        let mut vector = OriginVector { origin: self.incarnation, openness, workers, surplus: Vec::new() };
+        vector.surplus = self.surpluses.lock().parts(vector.closed());
+        vector
+    }
+
+    /// The pull under way brings a write of it with this stamp; to be said before the store has it.
+    pub(super) fn bring(&self, stamp: Hlc) {
+        // Of an origin that is settled everybody holds the same already.
+        if !self.is_settled() {
+            self.surpluses.lock().bring(stamp);
+        }
+    }
+
+    /// That pull is over; what it brought is counted now, or has this number.
+    fn end_pull(&self, uncounted: Option<u64>) {
+        let closed = self.closed();
+        self.surpluses.lock().end_pull(uncounted, closed);
     }
 
     /// Everything of this origin up to here is held.
@@ -208,10 +263,12 @@ impl Origin {
         !self.is_void() && self.streams.get(worker).is_some_and(|stream| stream.lock().contains(seq))
     }
 
-    fn merge(&self, vector: &[Held]) {
-        for (stream, theirs) in self.streams.iter().zip(vector) {
+    fn merge(&self, vector: &OriginVector) {
+        for (stream, theirs) in self.streams.iter().zip(&vector.workers) {
             stream.lock().merge(theirs);
         }
+        let closed = self.closed();
+        self.surpluses.lock().merge(&vector.surplus, closed);
     }
 }
 
@@ -244,15 +301,25 @@ impl Progress {
         if entry.streams.len() < workers {
             // Was known by name only; nothing can have been applied to no streams.
             let over = entry.is_over.load(Ordering::Acquire);
+            let surpluses = std::mem::take(&mut *entry.surpluses.lock());
             *entry = Arc::new(Origin::new(origin, workers.min(PEER_WORKERS_MAX)));
             entry.is_over.store(over, Ordering::Release);
+            *entry.surpluses.lock() = surpluses;
         }
         Arc::clone(entry)
     }
 
     /// Takes over what a finished pull has brought of one origin.
     pub fn merge(&self, vector: &OriginVector) {
-        self.ensure(vector.origin, vector.workers.len()).merge(&vector.workers);
+        self.ensure(vector.origin, vector.workers.len()).merge(vector);
+    }
+
+    /// A pull is over. What it brought of those origins that are not `counted` goes by its number, `id`.
+    pub(super) fn end_pull(&self, id: u64, counted: impl Fn(&Origin) -> bool) {
+        for origin in self.all() {
+            let uncounted = if counted(&origin) { None } else { Some(id) };
+            origin.end_pull(uncounted);
+        }
     }
 
     pub fn forget(&self, origin: Incarnation) {
@@ -272,12 +339,7 @@ impl Progress {
 
     #[must_use]
     pub fn vectors(&self) -> Vec<OriginVector> {
-        let vector = |origin: Arc<Origin>| OriginVector {
-            origin: origin.incarnation,
-            is_settled: origin.is_settled(),
-            workers: origin.vector(),
-        };
-        self.all().into_iter().map(vector).collect()
+        self.all().iter().map(|origin| origin.vector()).collect()
     }
 }
 

@@ -3,7 +3,8 @@
 use super::Context;
 use crate::base::version::{Hlc, Incarnation, Version};
 use crate::mesh::Portions;
-use crate::peer::frame::Frame;
+use crate::mesh::progress::Progress;
+use crate::peer::frame::{Frame, OriginVector};
 use crate::peer::operation::{Kind, Operation};
 use crate::store::{Cursor, Flow, Storage};
 
@@ -20,19 +21,30 @@ pub(super) struct Scan {
     begun: bool,
     /// The clear that the dialer was told of when it began.
     clear: Version,
+    /// And what was held then.
+    vectors: Vec<OriginVector>,
 }
 
 impl Scan {
     pub(super) fn new(id: u32, above: Hlc) -> Scan {
-        Scan { id, above, cursor: None, begun: false, clear: Version::default() }
+        Scan { id, above, cursor: None, begun: false, clear: Version::default(), vectors: Vec::new() }
     }
 
     pub(super) fn has_begun(&self) -> bool {
         self.begun
     }
 
-    pub(super) fn begin<S: Storage>(&mut self, clear: Version, store: &S) {
+    pub(super) fn begin<S: Storage>(&mut self, clear: Version, vectors: Vec<OriginVector>, store: &S) {
         (self.begun, self.clear, self.cursor) = (true, clear, Some(store.cursor_start()));
+        self.vectors = vectors;
+    }
+
+    /// Of those that were named when it began, the ones of whom it may have sent more. To be asked at its end.
+    pub(super) fn grown(&self, progress: &Progress) -> Vec<Incarnation> {
+        let has_grown = |before: &&OriginVector| {
+            progress.get(before.origin).is_some_and(|origin| !origin.vector().is_same(before))
+        };
+        self.vectors.iter().filter(has_grown).map(|before| before.origin).collect()
     }
 
     /// A clear has come since it began: what that took away the dialer was not sent, though it may lack the clear as

@@ -359,7 +359,7 @@ impl Worker {
             self.unlink(id, &out, now_ns);
             if let Some(pulling) = self.pulling.take_if(|pulling| pulling.link == id) {
                 self.mesh.counters.pulls_abandoned.fetch_add(1, Ordering::Relaxed);
-                self.mesh.members.lock().fail_pull(pulling.has_begun(), now_ns);
+                self.mesh.members.lock().fail_pull(pulling.has_begun(), &self.mesh.progress, now_ns);
             }
         }
     }

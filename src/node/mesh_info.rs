@@ -28,7 +28,7 @@ impl Told {
     /// `heads`: by worker, the last operation that it accepted.
     fn of(member: &Member, me: Incarnation, heads: &[u64]) -> Told {
         let held = member.report.as_ref().and_then(|report| report.vectors.get(&me));
-        Told::sum(held.map_or(&[], Vec::as_slice), heads)
+        Told::sum(held.map_or(&[], |vector| vector.workers.as_slice()), heads)
     }
 
     fn sum(held: &[Held], heads: &[u64]) -> Told {
@@ -61,7 +61,7 @@ impl<S: Storage> Node<S> {
                 let told = Told::of(member, members.me().incarnation, &heads);
                 let origin = mesh.progress().get(member.info.incarnation);
                 let applied: u64 =
-                    origin.as_ref().map_or(0, |o| o.vector().iter().map(|held| held.applied).sum());
+                    origin.as_ref().map_or(0, |o| o.vector().workers.iter().map(|held| held.applied).sum());
                 let closed_ms = origin.as_ref().map_or(0, |origin| origin.closed().millis());
                 let streams = mesh.streams_to(member.info.incarnation);
                 json!({

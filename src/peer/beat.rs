@@ -3,7 +3,9 @@
 use super::member::{MemberInfo, Phase, member, put_member};
 use super::read::{Defect, Reader};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{MEMBERS_MAX, PEER_WORKERS_MAX, RANGES_MAX, REMOVED_GOSSIP_MAX, VECTORS_MAX};
+use crate::limits::{
+    MEMBERS_MAX, PEER_WORKERS_MAX, RANGES_MAX, REMOVED_GOSSIP_MAX, SURPLUS_MAX, VECTORS_MAX,
+};
 
 /// Which of one worker's operations are held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,13 +18,35 @@ pub struct Held {
     pub ranges: Vec<(u64, u64)>,
 }
 
-/// Which of one origin's operations are held, by worker.
+/// Some writes of an origin that are held though nobody knows which of its operations they are: a pull brought them
+/// beyond what it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surplus {
+    /// Whoever names the same holds the same.
+    pub id: u64,
+    /// None of them is stamped later.
+    pub upto: Hlc,
+}
+
+/// How far what is said of an origin is final.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Openness {
+    #[default]
+    Open,
+    /// Its lifetime is over, and the sender has seen that every member holds the same of it.
+    Settled,
+    /// A pull is under way that has brought writes of it; what they count for is not known yet.
+    Pulling,
+}
+
+/// What is held of one origin: which of its operations, by worker, and what is not counted among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginVector {
     pub origin: Incarnation,
-    /// Its lifetime is over, and the sender has seen that every member holds the same of it.
-    pub is_settled: bool,
+    pub openness: Openness,
     pub workers: Vec<Held>,
+    /// With ascending numbers.
+    pub surplus: Vec<Surplus>,
 }
 
 /// A member's regular word, from the dialer's first worker.
@@ -64,10 +88,15 @@ pub(super) fn vectors(r: &mut Reader<'_>) -> Result<Vec<OriginVector>, Defect> {
     let mut vectors = Vec::new();
     for _ in 0..count {
         let origin = Incarnation(r.u128()?);
-        let is_settled = r.flag()?;
+        let openness = match r.u8()? {
+            0 => Openness::Open,
+            1 => Openness::Settled,
+            2 => Openness::Pulling,
+            _ => return Err(Defect::Value("openness")),
+        };
         let workers = r.count(PEER_WORKERS_MAX, "workers")?;
         let workers = (0..workers).map(|_| held(r)).collect::<Result<_, _>>()?;
-        vectors.push(OriginVector { origin, is_settled, workers });
+        vectors.push(OriginVector { origin, openness, workers, surplus: surplus(r)? });
     }
     Ok(vectors)
 }
@@ -87,11 +116,24 @@ fn held(r: &mut Reader<'_>) -> Result<Held, Defect> {
     Ok(Held { applied, closed, ranges })
 }
 
+fn surplus(r: &mut Reader<'_>) -> Result<Vec<Surplus>, Defect> {
+    let count = r.count(SURPLUS_MAX, "surplus")?;
+    let mut all: Vec<Surplus> = Vec::new();
+    for _ in 0..count {
+        let surplus = Surplus { id: r.u64()?, upto: Hlc(r.u64()?) };
+        if all.last().is_some_and(|last| last.id >= surplus.id) {
+            return Err(Defect::Value("surplus"));
+        }
+        all.push(surplus);
+    }
+    Ok(all)
+}
+
 pub(super) fn put_vectors(vectors: &[OriginVector], out: &mut Vec<u8>) {
     out.extend_from_slice(&(vectors.len() as u16).to_le_bytes());
     for vector in vectors {
         out.extend_from_slice(&vector.origin.0.to_le_bytes());
-        out.push(u8::from(vector.is_settled));
+        out.push(vector.openness as u8);
         out.extend_from_slice(&(vector.workers.len() as u16).to_le_bytes());
         for held in &vector.workers {
             out.extend_from_slice(&held.applied.to_le_bytes());
@@ -101,6 +143,11 @@ pub(super) fn put_vectors(vectors: &[OriginVector], out: &mut Vec<u8>) {
                 out.extend_from_slice(&base.to_le_bytes());
                 out.extend_from_slice(&upto.to_le_bytes());
             }
+        }
+        out.extend_from_slice(&(vector.surplus.len() as u16).to_le_bytes());
+        for surplus in &vector.surplus {
+            out.extend_from_slice(&surplus.id.to_le_bytes());
+            out.extend_from_slice(&surplus.upto.0.to_le_bytes());
         }
     }
 }
@@ -123,9 +170,20 @@ pub(super) fn beat(r: &mut Reader<'_>) -> Result<Beat, Defect> {
     Ok(Beat { sent_ns, phase, view_hash, stable, floor, members, removed, strangers, vectors })
 }
 
-fn lifetimes(r: &mut Reader<'_>, most: usize, field: &'static str) -> Result<Vec<Incarnation>, Defect> {
+pub(super) fn lifetimes(
+    r: &mut Reader<'_>,
+    most: usize,
+    field: &'static str,
+) -> Result<Vec<Incarnation>, Defect> {
     let count = r.count(most, field)?;
     (0..count).map(|_| r.u128().map(Incarnation)).collect()
+}
+
+pub(super) fn put_lifetimes(lifetimes: &[Incarnation], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(lifetimes.len() as u16).to_le_bytes());
+    for lifetime in lifetimes {
+        out.extend_from_slice(&lifetime.0.to_le_bytes());
+    }
 }
 
 pub(super) fn put_beat(beat: &Beat, out: &mut Vec<u8>) {
@@ -139,11 +197,7 @@ pub(super) fn put_beat(beat: &Beat, out: &mut Vec<u8>) {
         put_member(member, out);
         out.push(u8::from(*fenced));
     }
-    for lifetimes in [&beat.removed, &beat.strangers] {
-        out.extend_from_slice(&(lifetimes.len() as u16).to_le_bytes());
-        for lifetime in lifetimes {
-            out.extend_from_slice(&lifetime.0.to_le_bytes());
-        }
-    }
+    put_lifetimes(&beat.removed, out);
+    put_lifetimes(&beat.strangers, out);
     put_vectors(&beat.vectors, out);
 }

@@ -2,15 +2,15 @@
 //!
 //! Numbers are little-endian. A frame is `length: u32` (of what follows), `type: u8`, and its fields.
 
-pub use super::beat::{Beat, Echo, Held, OriginVector};
-use super::beat::{beat, put_beat, put_vectors, vectors};
+pub use super::beat::{Beat, Echo, Held, Openness, OriginVector, Surplus};
+use super::beat::{beat, lifetimes, put_beat, put_lifetimes, put_vectors, vectors};
 pub use super::digest::{Digest, DigestAsk, GroupSum};
 pub use super::member::{MemberInfo, Phase};
 use super::member::{member, put_member};
 use super::operation::{Operations, Records};
 use super::read::{Defect, Reader, put_text};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{FRAME_BYTES_MAX, PEER_WORKERS_MAX};
+use crate::limits::{FRAME_BYTES_MAX, PEER_WORKERS_MAX, VECTORS_MAX};
 
 /// Types from here on may be skipped by who does not know them.
 const SKIPPABLE: u8 = 128;
@@ -125,6 +125,14 @@ pub struct PullBegin {
     pub vectors: Vec<OriginVector>,
 }
 
+/// A pull has brought everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullEnd {
+    pub id: u32,
+    /// Origins of whom it may have brought more than PULL_BEGIN names.
+    pub grown: Vec<Incarnation>,
+}
+
 /// Any frame. Hot ones borrow.
 #[derive(Clone, Debug)]
 pub enum Frame<'b> {
@@ -169,9 +177,7 @@ pub enum Frame<'b> {
         writers: &'b [u8],
         bytes: &'b [u8],
     },
-    PullEnd {
-        id: u32,
-    },
+    PullEnd(PullEnd),
     /// The dialer has found its mesh since its HELLO.
     Lineage(u128),
     /// What do you hold?
@@ -263,7 +269,7 @@ impl<'b> Frame<'b> {
                 let writers = r.bytes(writers * 16)?;
                 Frame::Records { id, writers, bytes: r.bytes(r.0.len())? }
             }
-            13 => Frame::PullEnd { id: r.u32()? },
+            13 => Frame::PullEnd(PullEnd { id: r.u32()?, grown: lifetimes(&mut r, VECTORS_MAX, "grown")? }),
             14 => Frame::Lineage(r.u128()?),
             129 => Frame::DigestAsk(DigestAsk::decode(&mut r)?),
             130 => Frame::Digest(Digest::decode(&mut r)?),
@@ -359,8 +365,9 @@ impl<'b> Frame<'b> {
                 out.extend_from_slice(bytes);
                 12
             }
-            Frame::PullEnd { id } => {
-                out.extend_from_slice(&id.to_le_bytes());
+            Frame::PullEnd(end) => {
+                out.extend_from_slice(&end.id.to_le_bytes());
+                put_lifetimes(&end.grown, out);
                 13
             }
             Frame::Lineage(lineage) => {

@@ -22,7 +22,9 @@ fn member(n: u128) -> MemberInfo {
 
 fn vectors() -> Vec<OriginVector> {
     let held = Held { applied: 5, closed: Hlc(0x500), ranges: vec![(7, 9)] };
-    vec![OriginVector { origin: Incarnation(2), is_settled: true, workers: vec![held] }]
+    let surplus = [(3, 0x600), (4, 0x700)].map(|(id, upto)| Surplus { id, upto: Hlc(upto) });
+    let (openness, workers, surplus) = (Openness::Settled, vec![held], surplus.to_vec());
+    vec![OriginVector { origin: Incarnation(2), openness, workers, surplus }]
 }
 
 /// The value that each vector stands for.
@@ -64,7 +66,7 @@ fn frames(operations: &[u8], records: &[u8], writers: &[u8], with: &mut dyn FnMu
     };
     with("pull begin", &Frame::PullBegin(begin));
     with("records", &Frame::Records { id: 1, writers, bytes: records });
-    with("pull end", &Frame::PullEnd { id: 1 });
+    with("pull end", &Frame::PullEnd(PullEnd { id: 1, grown: vec![Incarnation(2)] }));
     with("lineage", &Frame::Lineage(9));
     let ask = DigestAsk { id: 1, view_hash: 2, floor: Hlc(3), until_ms: 4, key: 5, groups: vec![6, 4095] };
     with("digest ask", &Frame::DigestAsk(ask));
@@ -157,6 +159,17 @@ fn defects_are_refused_for_their_reasons() {
             Defect::Type(_) => "type".to_owned(),
         });
         assert_eq!(found.as_deref(), Some(reason), "{name}");
+    }
+}
+
+/// Goal: the fuzzer begins with what the protocol is now. Method: its seeds are the file's frames and defects.
+#[test]
+fn the_fuzzers_seeds_are_these_bytes() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/peer_frames/");
+    for (name, bytes) in section("Frames").into_iter().chain(section("Defects")) {
+        let name = name.split(" (").next().expect("text").replace(' ', "-").replace('^', "-to-the-");
+        let seed = std::fs::read(format!("{folder}{name}")).unwrap_or_default();
+        assert_eq!(hex(&seed), hex(&bytes), "fuzz/seeds/peer_frames/{name}");
     }
 }
 

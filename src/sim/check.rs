@@ -8,10 +8,10 @@ use super::plan::SKEW_MAX_MS;
 use super::world::Process;
 use super::write::Write;
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::RANGES_MAX;
+use crate::limits::{RANGES_MAX, SURPLUS_MAX};
 use crate::mesh::view::{Health, Peer};
 use crate::node::State;
-use crate::peer::frame::Phase;
+use crate::peer::frame::{Openness, Phase};
 use crate::store::Storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -272,11 +272,11 @@ impl Checker {
                         format!("{:?} of {:?} applied, heads {heads:?}", vector.workers, vector.origin);
                     return Err(violation("D3", text));
                 }
-                if vector.workers.iter().any(|held| held.ranges.len() > RANGES_MAX) {
-                    return Err(violation(
-                        "D8",
-                        format!("more ranges than {RANGES_MAX} of {:?}", vector.origin),
-                    ));
+                let ranges = vector.workers.iter().map(|held| held.ranges.len()).max().unwrap_or(0);
+                let surplus = vector.surplus.len();
+                if ranges > RANGES_MAX || surplus > SURPLUS_MAX {
+                    let text = format!("{ranges} ranges and {surplus} surpluses of {:?}", vector.origin);
+                    return Err(violation("D8", text));
                 }
             }
             let (lifetime, floor) = mesh.with_members(|members| (members.me().incarnation, members.floor()));
@@ -542,10 +542,20 @@ impl Checker {
         // Cursors are at the head: nobody lacks what anybody has accepted.
         for (origin, by) in processes.iter().flat_map(|by| processes.iter().map(move |origin| (origin, by))) {
             let (heads, lifetime) = (origin.node.mesh.heads(), me(origin));
-            let held = by.node.mesh.progress().get(lifetime).map(|origin| origin.vector());
+            let held = by.node.mesh.progress().get(lifetime).map(|origin| origin.vector().workers);
             let behind = held.iter().flatten().zip(&heads).any(|(held, head)| held.applied < *head);
             if lifetime != me(by) && (held.is_none() || behind) {
                 let text = format!("{} holds {held:?} of {lifetime:?}, heads {heads:?}", by.node.view().name);
+                return Err(violation("Q5", text));
+            }
+        }
+        // And nothing is held that is not counted: it was either settled with those who have gone, or came by its stream as well.
+        for process in processes {
+            let vectors = process.node.mesh.progress().vectors();
+            if let Some(vector) =
+                vectors.iter().find(|v| !v.surplus.is_empty() || v.openness == Openness::Pulling)
+            {
+                let text = format!("{} holds uncounted writes: {vector:?}", process.node.view().name);
                 return Err(violation("Q5", text));
             }
         }

@@ -61,7 +61,8 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 35] = [
+pub const SCENARIOS: [(&str, &str); 36] = [
+    ("more than a pull counts", include_str!("scenarios/more_than_a_pull_counts.txt")),
     ("a mesh at a dead member's address", include_str!("scenarios/a_mesh_at_a_dead_members_address.txt")),
     ("what it holds already", include_str!("scenarios/what_it_holds_already.txt")),
     ("more writers than have names", include_str!("scenarios/more_writers_than_have_names.txt")),

@@ -4,14 +4,13 @@
 //! nothing of a former member is missing anywhere. The floor is the least of all members' `stable`, and
 //! advances only while all of them report the same view. A view change freezes it by itself.
 
-use super::pull::is_ahead;
 use super::{Event, MS, Members, Rules};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{REMOVED_GOSSIP_MAX, VECTORS_MAX};
 use crate::mesh::Mutation;
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
-use crate::peer::frame::{Held, OriginVector, Phase};
+use crate::peer::frame::{Openness, OriginVector, Phase};
 use std::collections::BTreeSet;
 
 /// Settled origins that one member is reminded of at a time.
@@ -60,21 +59,21 @@ impl Members {
                 let same = reports.all(|report| {
                     report.is_some_and(|report| {
                         let theirs = report.vectors.get(&gone);
-                        report.view_hash == hash && theirs.is_some_and(|theirs| same_applied(theirs, &ours))
+                        report.view_hash == hash && theirs.is_some_and(|theirs| theirs.is_same(&ours))
                     })
                 });
                 let told = self.members.values().filter_map(|member| member.report.as_ref());
                 let told = told.filter(|report| report.settled.contains(&gone));
-                let told: Vec<&Vec<Held>> = told.filter_map(|report| report.vectors.get(&gone)).collect();
-                if told.iter().any(|theirs| is_ahead(&ours, theirs)) {
+                let told: Vec<&OriginVector> = told.filter_map(|report| report.vectors.get(&gone)).collect();
+                if told.iter().any(|theirs| ours.is_ahead(theirs)) {
                     let reason = "it holds writes of a former member that the others have settled without";
                     self.events.push(Event::Rebirth { reason });
                     return;
                 }
-                let told_same = told.iter().any(|theirs| same_applied(theirs, &ours));
+                let told_same = told.iter().any(|theirs| theirs.is_same(&ours));
                 if same || told_same || rules.mutation == Mutation::NoReconciliation {
                     origin.settle();
-                    self.settled.insert(gone, ours);
+                    self.settled.insert(gone, OriginVector { openness: Openness::Settled, ..ours });
                     self.beat_now = true;
                 }
                 continue;
@@ -108,11 +107,7 @@ impl Members {
         let answers = self.asked_settled.iter().filter(|origin| progress.get(**origin).is_none());
         // The sender's own comes to it.
         let room = (VECTORS_MAX - 1).saturating_sub(vectors.len());
-        vectors.extend(answers.take(room).map(|origin| OriginVector {
-            origin: *origin,
-            is_settled: true,
-            workers: self.settled.get(origin).cloned().unwrap_or_default(),
-        }));
+        vectors.extend(answers.take(room).filter_map(|origin| self.settled.get(origin).cloned()));
         vectors
     }
 
@@ -222,15 +217,6 @@ fn is_majority(all: &BTreeSet<Incarnation>, holds: impl Fn(&Incarnation) -> bool
     let votes = all.iter().filter(|voter| holds(voter)).count();
     let lowest = all.first().is_some_and(&holds);
     votes * 2 > all.len() || (votes * 2 == all.len() && lowest)
-}
-
-/// The same operations; workers that are not named hold nothing.
-fn same_applied(a: &[Held], b: &[Held]) -> bool {
-    let none = Held::default();
-    (0..a.len().max(b.len())).all(|i| {
-        let (a, b) = (a.get(i).unwrap_or(&none), b.get(i).unwrap_or(&none));
-        (a.applied, &a.ranges) == (b.applied, &b.ranges)
-    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::limits::REMOVED_GOSSIP_MAX;
 use crate::mesh::Mutation;
 use crate::mesh::figures::RoundTrips;
 use crate::mesh::view::Health;
-use crate::peer::frame::{Echo, Held, MemberInfo, Phase};
+use crate::peer::frame::{Echo, MemberInfo, OriginVector, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a member's last beat said.
@@ -15,7 +15,7 @@ pub struct Report {
     pub view_hash: u64,
     pub stable: Hlc,
     pub floor: Hlc,
-    pub vectors: BTreeMap<Incarnation, Vec<Held>>,
+    pub vectors: BTreeMap<Incarnation, OriginVector>,
     pub fences: BTreeSet<Incarnation>,
     /// Of those in `vectors`, the ones that are over and of which everybody was seen to hold the same.
     pub settled: BTreeSet<Incarnation>,

@@ -98,7 +98,7 @@ impl Members {
                 return false;
             }
             let Some(origin) = progress.get(member.info.incarnation) else { return false };
-            origin.vector().iter().zip(&echo.heads).all(|(held, head)| held.applied >= *head)
+            origin.vector().workers.iter().zip(&echo.heads).all(|(held, head)| held.applied >= *head)
         })
     }
 }

@@ -4,13 +4,13 @@
 //! One lemma carries joining, repair after a lost log, and the peace after a member has gone: if we hold
 //! everything of an origin up to stamp T, and a member sends us everything it holds above T, then we hold
 //! of that origin whatever the member held when its scan began. What it holds no more was dominated, and
-//! what dominates it has a greater stamp.
+//! what dominates it has a greater stamp. What comes beyond that is kept account of in `mesh/surplus.rs`.
 
 use super::{Event, MS, Members};
 use crate::base::version::{Hlc, Incarnation};
-use crate::mesh::progress::{Progress, is_behind};
+use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
-use crate::peer::frame::{Held, OriginVector, PullBegin};
+use crate::peer::frame::{OriginVector, PullBegin};
 use std::collections::BTreeSet;
 
 /// A failed pull is not repeated before this, in milliseconds.
@@ -38,6 +38,8 @@ impl PullPlan {
 #[derive(Clone, Debug, Default)]
 pub(in crate::mesh) struct State {
     current: Option<PullPlan>,
+    /// The number for what the current one brings beyond what is counted.
+    surplus: u64,
     not_before_ns: u64,
     failed_copies: u32,
 }
@@ -67,6 +69,7 @@ impl Members {
             PullPlan { donor, above: Hlc::ZERO, covered: None }
         };
         self.pull.current = Some(plan.clone());
+        self.pull.surplus = self.random.bits();
         Some(plan)
     }
 
@@ -109,7 +112,7 @@ impl Members {
                     && report
                         .vectors
                         .get(&origin.incarnation)
-                        .is_some_and(|theirs| is_ahead(theirs, &origin.vector()))
+                        .is_some_and(|theirs| theirs.is_ahead(&origin.vector()))
             });
             let wanted: BTreeSet<Incarnation> = behind.map(|origin| origin.incarnation).collect();
             if !wanted.is_empty() {
@@ -142,8 +145,14 @@ impl Members {
         })
     }
 
-    /// The donor's records are all here: what it held is held. False if they are of no use after all.
-    pub(in crate::mesh) fn finish_pull(&mut self, begin: &PullBegin, progress: &Progress) -> bool {
+    /// The donor's records are all here: what it held is held. False if they are of no use after all. `grown`: of whom it
+    /// may have sent more than it said to hold when it began.
+    pub(in crate::mesh) fn finish_pull(
+        &mut self,
+        begin: &PullBegin,
+        grown: &[Incarnation],
+        progress: &Progress,
+    ) -> bool {
         // Not if it has changed sides, or we have.
         let is_ours = self.lineage == 0 || self.lineage == begin.lineage;
         let current = self.pull.current.take_if(|plan| plan.covered.is_some() || is_ours);
@@ -152,9 +161,9 @@ impl Members {
             |vector: &&OriginVector| plan.covered.as_ref().is_none_or(|all| all.contains(&vector.origin));
         let me = self.me.incarnation;
         for vector in begin.vectors.iter().filter(is_covered).filter(|vector| vector.origin != me) {
-            if vector.is_settled && progress.get(vector.origin).is_none() {
+            if vector.is_settled() && progress.get(vector.origin).is_none() {
                 // Everybody holds the same of it, the donor included, and so do we now.
-                self.settled.insert(vector.origin, vector.workers.clone());
+                self.settled.insert(vector.origin, vector.clone());
                 continue;
             }
             progress.merge(vector);
@@ -162,6 +171,12 @@ impl Members {
                 progress.ensure(vector.origin, vector.workers.len()).end();
             }
         }
+        progress.end_pull(self.pull.surplus, |origin| {
+            let named = begin.vectors.iter().find(|vector| vector.origin == origin.incarnation);
+            // What the donor itself writes the scan may show before it is counted.
+            let is_whole = origin.incarnation != plan.donor && !grown.contains(&origin.incarnation);
+            is_whole && named.is_some_and(|theirs| !theirs.is_ahead(&origin.vector()))
+        });
         if plan.covered.is_none() {
             self.loaded = true;
             self.pull.failed_copies = 0;
@@ -176,10 +191,11 @@ impl Members {
 
     /// The pull came to nothing; there will be another. Not for a copy of which a part has come: whose that was may
     /// have been given up by the others long ago, and nobody can tell its records from theirs any more.
-    pub(in crate::mesh) fn fail_pull(&mut self, has_begun: bool, now_ns: u64) {
+    pub(in crate::mesh) fn fail_pull(&mut self, has_begun: bool, progress: &Progress, now_ns: u64) {
         if self.pull.current.take().is_none() {
             return;
         }
+        progress.end_pull(self.pull.surplus, |_| false);
         self.pull.not_before_ns = now_ns + RETRY_MS * MS;
         if has_begun && !self.loaded {
             self.pull.failed_copies += 1;
@@ -205,10 +221,4 @@ impl Members {
     pub(in crate::mesh) fn pull_state(&self) -> &State {
         &self.pull
     }
-}
-
-/// Whether `theirs` has something that `ours` lacks.
-pub(super) fn is_ahead(theirs: &[Held], ours: &[Held]) -> bool {
-    let none = Held::default();
-    theirs.iter().enumerate().any(|(i, theirs)| is_behind(ours.get(i).unwrap_or(&none), theirs))
 }

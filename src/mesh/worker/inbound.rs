@@ -11,7 +11,7 @@ use crate::mesh::members::{Meeting, Members};
 use crate::mesh::progress::Origin;
 use crate::mesh::scan::Scan;
 use crate::mesh::{Mesh, Mutation, is_empty, lineage_tag};
-use crate::peer::frame::{Beat, Echo, Frame, Held, Hello, Phase, PullBegin, Reason, Welcome};
+use crate::peer::frame::{Beat, Echo, Frame, Held, Hello, Phase, PullBegin, PullEnd, Reason, Welcome};
 use crate::peer::link::Link;
 use crate::store::Storage;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ pub(super) struct Inbound {
     from: Option<From>,
     welcome: Option<Welcome>,
     echo: Option<Echo>,
-    scan: Option<Scan>,
+    scan: Option<Box<Scan>>,
     /// For a comparison.
     pub(super) digesting: Option<Box<Digesting>>,
     /// Operations applied since the last acknowledgement.
@@ -122,8 +122,8 @@ impl Inbound {
                 vectors: members.vectors(&mesh.progress).into_iter().chain([mesh.own_vector()]).collect(),
             };
             drop(members);
+            scan.begin(clear, begin.vectors.clone(), context.store);
             link.send(&Frame::PullBegin(begin));
-            scan.begin(clear, context.store);
         }
         let (is_over, sent) = scan.step(context, mesh.config.portions, &mut |frame| link.send(frame));
         mesh.counters.pull_records_sent.fetch_add(sent, Ordering::Relaxed);
@@ -131,7 +131,8 @@ impl Inbound {
             return true;
         }
         if is_over {
-            link.send(&Frame::PullEnd { id: scan.id });
+            let grown = scan.grown(&mesh.progress);
+            link.send(&Frame::PullEnd(PullEnd { id: scan.id, grown }));
             self.scan = None;
         }
         !is_over
@@ -258,7 +259,7 @@ pub(super) fn on_frame<S: Storage>(
             on_beat(worker, inbound, from, beat, context)
         }
         Frame::Pull { id, above } => {
-            inbound.scan = Some(Scan::new(id, above));
+            inbound.scan = Some(Box::new(Scan::new(id, above)));
             Ok(())
         }
         Frame::DigestAsk(ask) => {

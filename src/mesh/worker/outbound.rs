@@ -8,10 +8,11 @@ use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::figures::Stream;
 use crate::mesh::log::{Cursor, Log};
 use crate::mesh::members::{Meeting, Members, PullPlan};
-use crate::mesh::{Counters, Mesh, is_empty};
-use crate::peer::frame::{Frame, Hello, PullBegin, Reason, Welcome};
+use crate::mesh::{Counters, Mesh, Mutation, is_empty};
+use crate::peer::frame::{Frame, Hello, OriginVector, PullBegin, Reason, Welcome};
 use crate::peer::link::Link;
 use crate::store::Storage;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -91,6 +92,31 @@ pub(super) struct Pulling {
     /// When the membership was told last that it goes on.
     noted_ns: u64,
     records: u64,
+    brought: Brought,
+}
+
+/// The latest stamp that a pull has brought of each writer.
+#[derive(Debug, Default)]
+struct Brought(BTreeMap<Incarnation, Hlc>);
+
+impl Brought {
+    /// A write comes, or will at once: until it is known whether it is counted, the node says that it may hold more.
+    fn note(&mut self, (writer, hlc): (Incarnation, Hlc), begin: &PullBegin, is_copy: bool, mesh: &Mesh) {
+        let latest = self.0.entry(writer).or_default();
+        if hlc <= *latest {
+            return;
+        }
+        *latest = hlc;
+        // A copy brings those with it who went before this node came.
+        let is_named =
+            |v: &&OriginVector| is_copy && v.origin == writer && !v.is_settled() && writer != mesh.view().me;
+        let named = || begin.vectors.iter().find(is_named);
+        let origin = mesh.progress.get(writer);
+        let origin = origin.or_else(|| named().map(|v| mesh.progress.ensure(writer, v.workers.len())));
+        if let Some(origin) = origin.filter(|_| mesh.config.mutation != Mutation::SurplusIsSilent) {
+            origin.bring(hlc);
+        }
+    }
 }
 
 impl Pulling {
@@ -122,7 +148,7 @@ impl Worker {
         let link = self.targets.get(&plan.donor).and_then(|target| target.link);
         let Some((link, slot)) = link.and_then(|link| self.slots.get_mut(&link).map(|slot| (link, slot)))
         else {
-            self.mesh.members.lock().fail_pull(false, 0);
+            self.mesh.members.lock().fail_pull(false, &self.mesh.progress, 0);
             return;
         };
         let id = self.next_pull;
@@ -141,6 +167,7 @@ impl Worker {
             begun_ns: 0,
             noted_ns: 0,
             records: 0,
+            brought: Brought::default(),
         });
     }
 }
@@ -207,6 +234,7 @@ pub(super) fn on_frame<S: Storage>(
             let Some(pulling) = pulling else { return Ok(()) };
             let (clear, writer) = begin.clear;
             Ending::unless_in_time(begin.stable.max(begin.floor).max(clear), "a copy", context)?;
+            pulling.brought.note((writer, clear), &begin, pulling.is_copy, &worker.mesh);
             Intake::new(&worker.mesh, None, context).clear(clear, writer)?;
             pulling.begun_ns = context.now.mono_ns;
             pulling.begin = Some(begin);
@@ -222,8 +250,10 @@ pub(super) fn on_frame<S: Storage>(
                 pulling.noted_ns = context.now.mono_ns;
                 worker.mesh.members.lock().on_answer(peer, context.now.mono_ns);
             }
-            let decided =
-                pulling.begin.as_ref().filter(|_| pulling.is_copy).map_or(Hlc::ZERO, |begin| begin.floor);
+            let Some(begin) = &pulling.begin else {
+                return Err(Ending::protocol("records before PULL_BEGIN"));
+            };
+            let decided = if pulling.is_copy { begin.floor } else { Hlc::ZERO };
             let mut intake = Intake::new(&worker.mesh, None, context);
             let mut records = Frame::records(writers, bytes);
             let mut batch = Vec::with_capacity(BATCH);
@@ -239,6 +269,9 @@ pub(super) fn on_frame<S: Storage>(
                 if batch.is_empty() {
                     return Ok(());
                 }
+                for (writer, operation) in &batch {
+                    pulling.brought.note((*writer, operation.hlc), begin, pulling.is_copy, &worker.mesh);
+                }
                 let taken = intake.take(&batch);
                 pulling.records += taken.applied as u64;
                 taken.ending?;
@@ -248,11 +281,11 @@ pub(super) fn on_frame<S: Storage>(
             worker.on_digest(id, digest);
             Ok(())
         }
-        Frame::PullEnd { id: pull } => {
-            if worker.pulling.as_ref().is_some_and(|p| p.id == pull && p.link == id)
+        Frame::PullEnd(end) => {
+            if worker.pulling.as_ref().is_some_and(|p| p.id == end.id && p.link == id)
                 && let Some(pulling) = worker.pulling.take()
             {
-                finish(worker, pulling, out, context);
+                finish(worker, pulling, &end.grown, out, context);
             }
             Ok(())
         }
@@ -260,18 +293,24 @@ pub(super) fn on_frame<S: Storage>(
     }
 }
 
-fn finish<S>(worker: &Worker, pulling: Pulling, out: &Outbound, context: Context<'_, S>) {
+fn finish<S>(
+    worker: &Worker,
+    pulling: Pulling,
+    grown: &[Incarnation],
+    out: &Outbound,
+    context: Context<'_, S>,
+) {
     let mesh = &worker.mesh;
     mesh.counters.pull_records_received.fetch_add(pulling.records, Ordering::Relaxed);
     let mut members = mesh.members.lock();
     let Some(begin) = pulling.begin else {
         mesh.counters.pulls_abandoned.fetch_add(1, Ordering::Relaxed);
-        return members.fail_pull(false, context.now.mono_ns);
+        return members.fail_pull(false, &mesh.progress, context.now.mono_ns);
     };
     context.clock.observe(begin.stable.max(begin.floor));
-    let is_complete = members.finish_pull(&begin, &mesh.progress);
+    let is_complete = members.finish_pull(&begin, grown, &mesh.progress);
     if !is_complete {
-        members.fail_pull(true, context.now.mono_ns);
+        members.fail_pull(true, &mesh.progress, context.now.mono_ns);
     }
     mesh.publish_floor(&members);
     let donor = out.peer.and_then(|peer| members.others().find(|member| member.info.incarnation == peer));

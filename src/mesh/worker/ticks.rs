@@ -175,7 +175,7 @@ impl Worker {
     }
 
     fn send_beats(&mut self, mesh: &Mesh, members: &mut Members, now_ns: u64) {
-        let own = mesh.own_vector().workers;
+        let own = mesh.own_vector();
         let beat = Frame::Beat(members.beat(&mesh.progress, own.clone(), false, now_ns));
         // Who leaves says so only to those who hold everything that it has accepted.
         let leaving = mesh.leaving.load(Ordering::Acquire);
