@@ -220,15 +220,17 @@ impl Origin {
     #[must_use]
     pub fn vector(&self) -> OriginVector {
         // The pull first: when one ends, what came of it is there before it is over.
-        let is_pulling = self.surpluses.lock().is_pending(self.closed());
-        let openness = match (self.is_settled(), is_pulling) {
-            (true, _) => Openness::Settled,
-            (false, true) => Openness::Pulling,
-            (false, false) => Openness::Open,
-        };
+        let pending = self.surpluses.lock().pending();
         let workers = self.streams.iter().map(|stream| stream.lock().held.clone()).collect();
-        let mut vector = OriginVector { origin: self.incarnation, openness, workers, surplus: Vec::new() };
-        vector.surplus = self.surpluses.lock().parts(vector.closed());
+        let (openness, surplus) = (Openness::Open, Vec::new());
+        let mut vector = OriginVector { origin: self.incarnation, openness, workers, surplus };
+        let closed = vector.closed();
+        vector.surplus = self.surpluses.lock().parts(closed);
+        if self.is_settled() {
+            vector.openness = Openness::Settled;
+        } else if pending > closed {
+            vector.openness = Openness::Pulling;
+        }
         vector
     }
 

@@ -3,10 +3,13 @@
 //! A pull brings every record above a stamp, and so writes that the donor's vectors do not count for the one who pulls:
 //! of origins of which that one did not hold everything up to the stamp, what came in while the donor scanned, and, if the
 //! donor died meanwhile, all of it. Records do not say which of their writer's operations they are, and to leave them out
-//! would lose what they have dominated at the donor. So whatever a pull brings of an origin and does not count gets a
+//! would lose what they have dominated at the donor. So whatever a pull brings of an origin that is news and not counted gets a
 //! number. Whoever has pulled from somebody holds what that one did, numbers included; where an origin's own stream reaches
 //! nobody any more, members pull from whoever names a number that they lack, and agree on what was held of an origin that has
 //! gone only when all name the same.
+//!
+//! Each pull brings what it brings once, so that two that pull from each other come to the same; many come to it because
+//! all turn to the first among the members first, and who was first has everything before the next is.
 //!
 //! A number is void where everything of the origin is held up to the latest stamp among its writes. Streams and marks see
 //! to that within moments as long as the origin lives.
@@ -14,7 +17,7 @@
 use crate::base::random::Random;
 use crate::base::version::Hlc;
 use crate::limits::SURPLUS_MAX;
-use crate::peer::frame::Surplus;
+use crate::peer::frame::{OriginVector, Surplus};
 use std::collections::BTreeMap;
 
 /// One origin's; see the module.
@@ -31,9 +34,9 @@ impl Surpluses {
         self.pending = self.pending.max(stamp);
     }
 
-    /// The pull under way has brought something that is not known to be held anyway.
-    pub(super) fn is_pending(&self, closed: Hlc) -> bool {
-        self.pending > closed
+    /// The latest write that the pull under way has brought and that may not be counted; zero: none.
+    pub(super) fn pending(&self) -> Hlc {
+        self.pending
     }
 
     /// The pull is over. What it brought is counted, or goes by this number from now on.
@@ -77,6 +80,11 @@ pub(super) fn is_ahead(theirs: &[Surplus], ours: &[Surplus], closed: Hlc) -> boo
     theirs.iter().any(|part| part.upto > closed && ours.iter().all(|known| known.id != part.id))
 }
 
+/// The latest stamp that any of them names.
+pub(super) fn latest(vectors: &[OriginVector]) -> Hlc {
+    vectors.iter().flat_map(|vector| &vector.surplus).map(|surplus| surplus.upto).max().unwrap_or(Hlc::ZERO)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,9 +98,9 @@ mod tests {
         let mut surpluses = Surpluses::default();
         surpluses.bring(Hlc(5));
         surpluses.bring(Hlc(4));
-        assert!(surpluses.is_pending(Hlc(4)) && !surpluses.is_pending(Hlc(5)));
+        assert_eq!(surpluses.pending(), Hlc(5));
         surpluses.end_pull(None, Hlc(0));
-        assert!(!surpluses.is_pending(Hlc(0)) && surpluses.parts(Hlc(0)).is_empty());
+        assert!(surpluses.pending() == Hlc::ZERO && surpluses.parts(Hlc(0)).is_empty());
         surpluses.bring(Hlc(5));
         surpluses.end_pull(Some(7), Hlc(5));
         assert!(surpluses.parts(Hlc(0)).is_empty());

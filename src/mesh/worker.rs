@@ -8,6 +8,7 @@
 //! encryption, if any); no allocation, no lock.
 
 mod apply;
+mod brought;
 mod collect;
 mod compare;
 mod crowd;

@@ -11,7 +11,7 @@ use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{RANGES_MAX, SURPLUS_MAX};
 use crate::mesh::view::{Health, Peer};
 use crate::node::State;
-use crate::peer::frame::{Openness, Phase};
+use crate::peer::frame::{OriginVector, Phase};
 use crate::store::Storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -549,12 +549,11 @@ impl Checker {
                 return Err(violation("Q5", text));
             }
         }
-        // And nothing is held that is not counted: it was either settled with those who have gone, or came by its stream as well.
+        // And of those who have gone nothing is held that is not counted. (The living stream on until the end.)
         for process in processes {
             let vectors = process.node.mesh.progress().vectors();
-            if let Some(vector) =
-                vectors.iter().find(|v| !v.surplus.is_empty() || v.openness == Openness::Pulling)
-            {
+            let gone = |v: &&OriginVector| !v.surplus.is_empty() && !alive.contains(&v.origin);
+            if let Some(vector) = vectors.iter().find(gone) {
                 let text = format!("{} holds uncounted writes: {vector:?}", process.node.view().name);
                 return Err(violation("Q5", text));
             }

@@ -61,7 +61,9 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 36] = [
+pub const SCENARIOS: [(&str, &str); 38] = [
+    ("two who pull from each other", include_str!("scenarios/two_who_pull_from_each_other.txt")),
+    ("a pull of nothing new breaks off", include_str!("scenarios/a_pull_of_nothing_new_breaks_off.txt")),
     ("more than a pull counts", include_str!("scenarios/more_than_a_pull_counts.txt")),
     ("a mesh at a dead member's address", include_str!("scenarios/a_mesh_at_a_dead_members_address.txt")),
     ("what it holds already", include_str!("scenarios/what_it_holds_already.txt")),

@@ -7,6 +7,7 @@
 //! what dominates it has a greater stamp. What comes beyond that is kept account of in `mesh/surplus.rs`.
 
 use super::{Event, MS, Members};
+use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
@@ -38,6 +39,8 @@ impl PullPlan {
 #[derive(Clone, Debug, Default)]
 pub(in crate::mesh) struct State {
     current: Option<PullPlan>,
+    /// So many of this lifetime.
+    begun: u64,
     /// The number for what the current one brings beyond what is counted.
     surplus: u64,
     not_before_ns: u64,
@@ -69,7 +72,11 @@ impl Members {
             PullPlan { donor, above: Hlc::ZERO, covered: None }
         };
         self.pull.current = Some(plan.clone());
-        self.pull.surplus = self.random.bits();
+        self.pull.begun += 1;
+        let me = self.me.incarnation.0;
+        // No other pull of anybody has the same number.
+        self.pull.surplus =
+            Random::new(me as u64 ^ Random::new((me >> 64) as u64 ^ self.pull.begun).bits()).bits();
         Some(plan)
     }
 
@@ -99,22 +106,21 @@ impl Members {
         if no_reconciliation {
             return None;
         }
+        // Those whose own stream does not reach us. Who is no member has gone, or a living node has its name here.
+        let cut_off = origins.iter().filter(|origin| {
+            let member = self.members.get(&origin.incarnation);
+            let is_cut_off = member.is_none_or(|member| member.health != Health::Alive || member.fenced);
+            is_cut_off && !origin.is_settled()
+        });
+        let cut_off: Vec<OriginVector> = cut_off.map(|origin| origin.vector()).collect();
+        // The same order everywhere: see `mesh/surplus.rs`.
         for member in self.members.values().filter(|member| member.is_serving()) {
             let donor = member.info.incarnation;
             let Some(report) = member.report.as_ref().filter(|_| can_ask(donor)) else { continue };
-            let behind = origins.iter().filter(|origin| {
-                // Those whose own stream does not reach us.
-                // Who is no member has gone, or a living node has its name here.
-                let member = self.members.get(&origin.incarnation);
-                let cut_off = member.is_none_or(|member| member.health != Health::Alive || member.fenced);
-                cut_off
-                    && !origin.is_settled()
-                    && report
-                        .vectors
-                        .get(&origin.incarnation)
-                        .is_some_and(|theirs| theirs.is_ahead(&origin.vector()))
-            });
-            let wanted: BTreeSet<Incarnation> = behind.map(|origin| origin.incarnation).collect();
+            let is_behind = |ours: &&OriginVector| {
+                report.vectors.get(&ours.origin).is_some_and(|theirs| theirs.is_ahead(ours))
+            };
+            let wanted: BTreeSet<_> = cut_off.iter().filter(is_behind).map(|ours| ours.origin).collect();
             if !wanted.is_empty() {
                 return Some(plan(donor, wanted));
             }

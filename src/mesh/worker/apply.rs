@@ -4,11 +4,12 @@
 //! Budget of a write: one hash, one stripe lock, one copy into the store.
 
 use super::Context;
+use super::brought::Brought;
 use super::ending::Ending;
 use crate::base::version::{Hlc, Incarnation, Version, WriterIndex};
 use crate::mesh::progress::Origin;
 use crate::mesh::{Mesh, Mutation};
-use crate::peer::frame::Reason;
+use crate::peer::frame::{OriginVector, Reason};
 use crate::peer::operation::{Kind, Operation};
 use crate::store::{Applied, KeyHash, Marks, NewRecord, Stamp, Storage};
 use std::sync::atomic::Ordering;
@@ -27,7 +28,14 @@ pub(super) struct Intake<'a, S> {
     /// Up to where they were.
     closed: Option<(Incarnation, Hlc)>,
     known: Option<(Incarnation, WriterIndex)>,
-    is_pull: bool,
+    pull: Option<Pull<'a>>,
+}
+
+/// The pull that brings the writes.
+pub(super) struct Pull<'a> {
+    pub(super) brought: &'a mut Brought,
+    /// What the donor held when it began.
+    pub(super) vectors: &'a [OriginVector],
 }
 
 /// How far a batch came.
@@ -44,19 +52,21 @@ pub(super) struct Taken {
 }
 
 impl<'a, S: Storage> Intake<'a, S> {
-    /// `from`: whose own stream it is. Not to be called with one of its streams locked.
-    pub(super) fn new(mesh: &'a Mesh, from: Option<&Origin>, context: Context<'a, S>) -> Intake<'a, S> {
-        let claimed = mesh.claimed();
-        let closed = from.filter(|_| claimed > Hlc::ZERO).map(|from| (from.incarnation, from.closed()));
-        Intake {
-            mesh,
-            context,
-            decided: mesh.decided(),
-            claimed,
-            closed,
-            known: None,
-            is_pull: from.is_none(),
-        }
+    fn new(mesh: &'a Mesh, pull: Option<Pull<'a>>, context: Context<'a, S>) -> Intake<'a, S> {
+        let (decided, claimed) = (mesh.decided(), mesh.claimed());
+        Intake { mesh, context, decided, claimed, closed: None, known: None, pull }
+    }
+
+    /// Of a member's own stream. Not to be called with one of its streams locked.
+    pub(super) fn of_stream(mesh: &'a Mesh, from: &Origin, context: Context<'a, S>) -> Intake<'a, S> {
+        let mut intake = Intake::new(mesh, None, context);
+        intake.closed = (intake.claimed > Hlc::ZERO).then(|| (from.incarnation, from.closed()));
+        intake
+    }
+
+    /// Of a pull.
+    pub(super) fn of_pull(mesh: &'a Mesh, pull: Pull<'a>, context: Context<'a, S>) -> Intake<'a, S> {
+        Intake::new(mesh, Some(pull), context)
     }
 
     /// Whether a write may lie below what others have decided without knowing its writer, and has to wait.
@@ -79,6 +89,9 @@ impl<'a, S: Storage> Intake<'a, S> {
         }
         if self.must_wait(hlc, writer) {
             return Err(Ending::unsettled());
+        }
+        if let Some(Pull { brought, vectors }) = &mut self.pull {
+            brought.note((writer, hlc), vectors, self.mesh, || true);
         }
         apply_clear((hlc, writer), self.context)
     }
@@ -124,7 +137,7 @@ impl<'a, S: Storage> Intake<'a, S> {
             return Ok(false);
         }
         let must_wait = self.must_wait(operation.hlc, writer);
-        if must_wait && (operation.kind == Kind::Clear || !self.is_pull) {
+        if must_wait && (operation.kind == Kind::Clear || self.pull.is_none()) {
             return Err(Ending::unsettled());
         }
         if operation.kind == Kind::Clear {
@@ -137,12 +150,17 @@ impl<'a, S: Storage> Intake<'a, S> {
         };
         self.known = Some((writer, index));
         // A pull brings what is held already as well.
-        if must_wait && store.is_news(hash, operation.key, Version { hlc: operation.hlc, writer: index }) {
+        let version = Version { hlc: operation.hlc, writer: index };
+        let is_news = || store.is_news(hash, operation.key, version);
+        if must_wait && is_news() {
             return Err(Ending::unsettled());
+        }
+        if let Some(Pull { brought, vectors }) = &mut self.pull {
+            brought.note((writer, operation.hlc), vectors, self.mesh, is_news);
         }
         let stamp = match self.mesh.config.mutation {
             Mutation::LaterArrivalWins => Stamp::Local(clock),
-            _ => Stamp::Given(Version { hlc: operation.hlc, writer: index }),
+            _ => Stamp::Given(version),
         };
         let result = match operation.kind {
             Kind::Set => {

@@ -10,6 +10,7 @@ use crate::mesh::compare::Digesting;
 use crate::mesh::members::{Meeting, Members};
 use crate::mesh::progress::Origin;
 use crate::mesh::scan::Scan;
+use crate::mesh::surplus::latest as latest_surplus;
 use crate::mesh::{Mesh, Mutation, is_empty, lineage_tag};
 use crate::peer::frame::{Beat, Echo, Frame, Held, Hello, Phase, PullBegin, PullEnd, Reason, Welcome};
 use crate::peer::link::Link;
@@ -177,7 +178,7 @@ pub(super) fn on_frame<S: Storage>(
         }
         Frame::Ops { .. } if from.lineage == 0 => Err(Ending::protocol("operations without a lineage")),
         Frame::Ops { first, count, ack_now, bytes } => {
-            let mut intake = Intake::new(&worker.mesh, Some(&from.origin), context);
+            let mut intake = Intake::of_stream(&worker.mesh, &from.origin, context);
             let mut stream = from.origin.stream(from.worker).ok_or_else(over)?;
             if first > from.position + 1 {
                 return Err(Ending::Refuse(Reason::Gap, "operations are missing".to_owned()));
@@ -360,6 +361,7 @@ fn on_beat<S>(
     let mesh = &worker.mesh;
     let sent_ns = beat.sent_ns;
     Ending::unless_in_time(beat.floor.max(beat.stable), "a floor or stable", context)?;
+    Ending::unless_in_time(latest_surplus(&beat.vectors), "a surplus", context)?;
     // Below the one everything is decided, below the other it may be soon: what is written from now on must not be.
     context.clock.observe(beat.floor.max(beat.stable));
     let mut members = mesh.members.lock();

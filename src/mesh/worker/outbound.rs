@@ -1,18 +1,19 @@
 //! The dialer's end of a link: this worker's log goes out, acknowledgements come back. On the first
 //! worker's links also beats and echoes, and the pulls that this node makes.
 
-use super::apply::{BATCH, Intake};
+use super::apply::{BATCH, Intake, Pull};
+use super::brought::Brought;
 use super::ending::Ending;
 use super::{Context, LinkId, MS, Rebirth, Worker, cursor_for};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::figures::Stream;
 use crate::mesh::log::{Cursor, Log};
 use crate::mesh::members::{Meeting, Members, PullPlan};
-use crate::mesh::{Counters, Mesh, Mutation, is_empty};
-use crate::peer::frame::{Frame, Hello, OriginVector, PullBegin, Reason, Welcome};
+use crate::mesh::surplus::latest as latest_surplus;
+use crate::mesh::{Counters, Mesh, is_empty};
+use crate::peer::frame::{Frame, Hello, PullBegin, Reason, Welcome};
 use crate::peer::link::Link;
 use crate::store::Storage;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,30 +96,6 @@ pub(super) struct Pulling {
     brought: Brought,
 }
 
-/// The latest stamp that a pull has brought of each writer.
-#[derive(Debug, Default)]
-struct Brought(BTreeMap<Incarnation, Hlc>);
-
-impl Brought {
-    /// A write comes, or will at once: until it is known whether it is counted, the node says that it may hold more.
-    fn note(&mut self, (writer, hlc): (Incarnation, Hlc), begin: &PullBegin, is_copy: bool, mesh: &Mesh) {
-        let latest = self.0.entry(writer).or_default();
-        if hlc <= *latest {
-            return;
-        }
-        *latest = hlc;
-        // A copy brings those with it who went before this node came.
-        let is_named =
-            |v: &&OriginVector| is_copy && v.origin == writer && !v.is_settled() && writer != mesh.view().me;
-        let named = || begin.vectors.iter().find(is_named);
-        let origin = mesh.progress.get(writer);
-        let origin = origin.or_else(|| named().map(|v| mesh.progress.ensure(writer, v.workers.len())));
-        if let Some(origin) = origin.filter(|_| mesh.config.mutation != Mutation::SurplusIsSilent) {
-            origin.bring(hlc);
-        }
-    }
-}
-
 impl Pulling {
     /// Records may have come.
     pub(super) fn has_begun(&self) -> bool {
@@ -167,7 +144,7 @@ impl Worker {
             begun_ns: 0,
             noted_ns: 0,
             records: 0,
-            brought: Brought::default(),
+            brought: Brought::new(plan.is_copy()),
         });
     }
 }
@@ -233,9 +210,10 @@ pub(super) fn on_frame<S: Storage>(
             let pulling = worker.pulling.as_mut().filter(|p| p.id == begin.id && p.link == id);
             let Some(pulling) = pulling else { return Ok(()) };
             let (clear, writer) = begin.clear;
-            Ending::unless_in_time(begin.stable.max(begin.floor).max(clear), "a copy", context)?;
-            pulling.brought.note((writer, clear), &begin, pulling.is_copy, &worker.mesh);
-            Intake::new(&worker.mesh, None, context).clear(clear, writer)?;
+            let latest = begin.stable.max(begin.floor).max(clear).max(latest_surplus(&begin.vectors));
+            Ending::unless_in_time(latest, "a copy", context)?;
+            let pull = Pull { brought: &mut pulling.brought, vectors: &begin.vectors };
+            Intake::of_pull(&worker.mesh, pull, context).clear(clear, writer)?;
             pulling.begun_ns = context.now.mono_ns;
             pulling.begin = Some(begin);
             Ok(())
@@ -254,7 +232,8 @@ pub(super) fn on_frame<S: Storage>(
                 return Err(Ending::protocol("records before PULL_BEGIN"));
             };
             let decided = if pulling.is_copy { begin.floor } else { Hlc::ZERO };
-            let mut intake = Intake::new(&worker.mesh, None, context);
+            let pull = Pull { brought: &mut pulling.brought, vectors: &begin.vectors };
+            let mut intake = Intake::of_pull(&worker.mesh, pull, context);
             let mut records = Frame::records(writers, bytes);
             let mut batch = Vec::with_capacity(BATCH);
             loop {
@@ -268,9 +247,6 @@ pub(super) fn on_frame<S: Storage>(
                 }
                 if batch.is_empty() {
                     return Ok(());
-                }
-                for (writer, operation) in &batch {
-                    pulling.brought.note((*writer, operation.hlc), begin, pulling.is_copy, &worker.mesh);
                 }
                 let taken = intake.take(&batch);
                 pulling.records += taken.applied as u64;
