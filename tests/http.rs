@@ -154,11 +154,19 @@ fn acknowledgement_levels() {
 
 #[test]
 fn a_record_with_ttl_vanishes_and_a_later_set_makes_it_stay() {
-    expect("/set?k=ttl1&v=1&ttl=0.3", 200, SUCCESS);
     expect("/set?k=ttl2&v=1&ttl=0.3", 200, SUCCESS);
     expect("/set?k=ttl2&v=2", 200, SUCCESS);
     expect("/set?k=ttl3&v=1&ttl=100", 200, SUCCESS);
-    expect("/get?k=ttl1", 200, "\"1\"");
+    // Again where the machine was too busy to ask within the record's time.
+    let is_seen_in_time = || {
+        let begun = std::time::Instant::now();
+        expect("/set?k=ttl1&v=1&ttl=0.3", 200, SUCCESS);
+        let answer = get("/get?k=ttl1");
+        let is_in_time = begun.elapsed() < std::time::Duration::from_millis(300);
+        assert!(!is_in_time || (answer.status, answer.body.as_str()) == (200, "\"1\""), "{answer:?}");
+        is_in_time
+    };
+    assert!((0..20).any(|_| is_seen_in_time()), "no two requests within 0.3 s");
     std::thread::sleep(std::time::Duration::from_millis(400));
     expect("/get?k=ttl1", 404, MISSING);
     expect("/rm?k=ttl1", 404, MISSING);
