@@ -549,13 +549,15 @@ impl Checker {
                 return Err(violation("Q5", text));
             }
         }
-        // And of those who have gone nothing is held that is not counted. (The living stream on until the end.)
-        for process in processes {
-            let vectors = process.node.mesh.progress().vectors();
-            let gone = |v: &&OriginVector| !v.surplus.is_empty() && !alive.contains(&v.origin);
-            if let Some(vector) = vectors.iter().find(gone) {
-                let text = format!("{} holds uncounted writes: {vector:?}", process.node.view().name);
-                return Err(violation("Q5", text));
+        // And of those who are gone all hold the same, counted or not.
+        let vectors: BTreeMap<Incarnation, Vec<OriginVector>> =
+            processes.iter().map(|process| (me(process), process.node.mesh.progress().vectors())).collect();
+        let all = vectors.values().flatten().filter(|vector| !alive.contains(&vector.origin));
+        for vector in all {
+            let of_it = |other: &&OriginVector| other.origin == vector.origin;
+            if let Some(other) = vectors.values().flatten().filter(of_it).find(|other| !other.is_same(vector))
+            {
+                return Err(violation("Q5", format!("of one who is gone {vector:?} and {other:?} are held")));
             }
         }
         let all_here = processes
