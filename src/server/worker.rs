@@ -65,6 +65,8 @@ pub(super) struct Worker<S> {
     pub(super) tick: u32,
     sweep_from: usize,
     accept_more: bool,
+    /// At the next tick: there were no descriptors left.
+    accept_again: bool,
     maintain_more: bool,
     /// Given up for a moment when there are no descriptors left, to turn a client away.
     reserve: Option<File>,
@@ -111,6 +113,7 @@ impl<S: Storage> Worker<S> {
             tick: 0,
             sweep_from: 0,
             accept_more: false,
+            accept_again: false,
             maintain_more: false,
             reserve: File::open("/dev/null").ok(),
             draining_since: None,
@@ -460,7 +463,7 @@ impl<S: Storage> Worker<S> {
         }
         self.reserve = File::open("/dev/null").ok();
         // Tried again at the next tick: an edge that was seen does not come twice.
-        self.accept_more = false;
+        (self.accept_more, self.accept_again) = (false, true);
     }
 
     /// Says that nothing more will come, and waits for the client to hear it.
@@ -510,7 +513,7 @@ impl<S: Storage> Worker<S> {
         let ticked = due > self.tick;
         if ticked {
             self.tick = due;
-            self.accept_more |= self.tcp.is_some();
+            self.accept_more |= std::mem::take(&mut self.accept_again) && self.tcp.is_some();
             let slots = self.connections.slots();
             let share = slots.div_ceil(SWEEP_TICKS).max(1);
             for _ in 0..share.min(slots) {
@@ -551,17 +554,12 @@ impl<S: Storage> Worker<S> {
             self.accept();
         }
         self.accept_more = false;
-        for source in [
-            self.tcp.as_mut().map(|l| l as &mut dyn mio::event::Source),
-            self.unix.as_mut().map(|l| l as &mut dyn mio::event::Source),
-        ]
-        .into_iter()
-        .flatten()
-        {
-            let _ = self.poll.registry().deregister(source);
+        if let Some(mut tcp) = self.tcp.take() {
+            let _ = self.poll.registry().deregister(&mut tcp);
         }
-        self.tcp = None;
-        self.unix = None;
+        if let Some(mut unix) = self.unix.take() {
+            let _ = self.poll.registry().deregister(&mut unix);
+        }
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.noticed(key, false);
