@@ -406,6 +406,12 @@ impl<S: Storage> Engine<S> {
         });
     }
 
+    /// Whether this turn had pings, which may name other nodes.
+    #[must_use]
+    pub fn was_pinged(&self) -> bool {
+        !self.pings.is_empty()
+    }
+
     /// Counts the turn's requests as having taken this long each, from read to answered; not those that wait.
     pub fn record_duration(&self, duration_ns: u64) {
         let mut counts = [0u64; Route::COUNT];

@@ -20,6 +20,7 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024;
 
 /// Asks until the node stops.
 pub(super) fn run(urls: &[String], mesh: &Arc<Mesh>, control: &Control) {
+    let _ = control.discovery.set(std::thread::current());
     while !control.stopping.load(Ordering::Acquire) {
         let me = format!("{:?}", mesh.view().me);
         let mut sees_mesh = false;
@@ -42,8 +43,13 @@ pub(super) fn run(urls: &[String], mesh: &Arc<Mesh>, control: &Control) {
         mesh.saw_mesh(sees_mesh);
         let settled = mesh.is_ready() && mesh.view().size > 1;
         let until = Instant::now() + if settled { LATER } else { SOON };
-        while Instant::now() < until && !control.stopping.load(Ordering::Acquire) && !mesh.has_hints() {
-            std::thread::sleep(Duration::from_millis(50));
+        while !control.stopping.load(Ordering::Acquire) && !mesh.has_hints() {
+            // The end and hints wake it.
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            else {
+                break;
+            };
+            std::thread::park_timeout(left);
         }
     }
 }

@@ -94,15 +94,24 @@ struct Control {
     is_told: AtomicBool,
     wakers: Mutex<Vec<mio::Waker>>,
     settler: OnceLock<Thread>,
+    discovery: OnceLock<Thread>,
 }
 
 impl Control {
+    /// Discovery has something to ask.
+    fn look_around(&self) {
+        if let Some(discovery) = self.discovery.get() {
+            discovery.unpark();
+        }
+    }
+
     fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         for waker in &*self.wakers.lock() {
             // A worker that cannot be woken looks by itself within a tick.
             let _ = waker.wake();
         }
+        self.look_around();
         if let Some(settler) = self.settler.get() {
             settler.unpark();
         }
@@ -242,6 +251,7 @@ impl<S: Storage> Server<S> {
             is_told: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
             settler: OnceLock::new(),
+            discovery: OnceLock::new(),
         });
         let mut server = Server {
             node,

@@ -116,6 +116,13 @@ impl<S: Storage> Worker<S> {
         if mesh.is_logging() || !mesh.is_ready() { BUSY_MS } else { ALONE_MS }
     }
 
+    /// Clients have perhaps named nodes in this turn.
+    pub(super) fn follow_hints(&self) {
+        if self.engine.was_pinged() && self.node().mesh.has_hints() {
+            self.control.look_around();
+        }
+    }
+
     /// Something has happened on a link's socket.
     pub(super) fn link_event(&mut self, id: LinkId, event: &mio::event::Event) {
         let Some(socket) = self.links.sockets.get_mut(&id) else { return };

@@ -214,6 +214,7 @@ impl<S: Storage> Worker<S> {
             }
             let begun_ns = self.now.mono_ns;
             self.engine.execute();
+            self.follow_hints();
             self.now.mono_ns = self.clock.mono_ns();
             self.engine.record_duration(self.now.mono_ns - begun_ns);
             for index in 0..self.turn.len() {
