@@ -155,7 +155,7 @@ impl Worker {
         for settled in members.take_settled() {
             context.store.release_writer(settled);
         }
-        if std::mem::take(&mut members.dirty) || mesh.decided() != members.floor() {
+        if std::mem::take(&mut members.dirty) {
             mesh.publish(&members);
         } else {
             mesh.publish_floor(&members);
