@@ -41,6 +41,7 @@ pub mod base;
 pub mod config;
 pub mod http;
 pub mod limits;
+mod listeners;
 pub mod mesh;
 pub mod node;
 pub mod peer;

@@ -13,8 +13,8 @@ const IMPORTS: [(&str, &[&str]); 11] = [
     ("peer", &["base", "limits"]),
     ("mesh", &["base", "limits", "peer", "store"]),
     ("node", &["base", "limits", "config", "http", "store", "peer", "mesh"]),
-    ("server", &["base", "limits", "config", "system", "http", "store", "peer", "mesh", "node"]),
-    ("balancer", &["base", "limits", "config", "system", "http"]),
+    ("server", &["base", "limits", "config", "system", "listeners", "http", "store", "peer", "mesh", "node"]),
+    ("balancer", &["base", "limits", "config", "system", "listeners", "http"]),
     ("bin", &["mesh", "sim"]),
     ("sim", &["base", "limits", "config", "http", "store", "peer", "mesh", "node"]),
     ("cli", &["base", "limits", "config", "system", "http", "store", "node", "server", "balancer"]),
@@ -22,7 +22,7 @@ const IMPORTS: [(&str, &[&str]); 11] = [
 /// Folders that hold nothing but the tests of the module beside them.
 const TEST_FOLDERS: [&str; 1] = ["config"];
 /// Modules that are no folders.
-const MODULES: [&str; 3] = ["limits", "config", "system"];
+const MODULES: [&str; 4] = ["limits", "config", "system", "listeners"];
 
 /// Folders in which time, threads, sockets and randomness come in as arguments.
 const PURE: [&str; 8] = ["base", "store", "http", "peer", "mesh", "node", "sim", "balancer/core"];
