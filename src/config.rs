@@ -64,7 +64,7 @@ pub struct NodeConfig {
     pub max_memory_bytes: u64,
     /// What peers share to trust each other.
     pub secret: Option<Secret>,
-    /// A UNIX socket to listen on as well.
+    /// A UNIX socket to listen on as well. While it is opened or removed a file of its name and `.lock` lies beside it.
     pub unix: Option<PathBuf>,
     /// Characters of a key.
     pub max_key_chars: usize,

@@ -6,7 +6,10 @@ mod support;
 use meshkv::config::NodeConfig;
 use meshkv::node::extension::{Extensions, Observer, Reply, RequestEvent};
 use meshkv::server::Server;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{Client, Node};
@@ -161,6 +164,55 @@ fn a_reply_whose_status_has_no_body_is_sent_without() {
             assert_eq!(client.answer().body, r#"{"error":"MISSING_KEY_PARAM"}"#, "the next answer is whole");
         }
     }
+}
+
+/// A path for a UNIX socket that no other test uses.
+fn unix_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("meshkv-embed-{}-{name}.sock", std::process::id()))
+}
+
+#[test]
+fn a_failed_start_leaves_no_unix_socket_behind() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let path = unix_path("failed");
+    let unix = NodeConfig { unix: Some(path.clone()), ..config() };
+    for (fault, config) in [
+        (
+            "peer port 127.0.0.1:",
+            NodeConfig { peer_port: Some(taken.local_addr().expect("bound").port()), ..unix.clone() },
+        ),
+        ("advertised nobody.invalid", NodeConfig { advertise: Some("nobody.invalid".to_owned()), ..unix }),
+    ] {
+        let error = Server::start(config, Extensions::new()).err().expect("it cannot start").to_string();
+        assert!(error.contains(fault), "{error}");
+        assert!(std::fs::symlink_metadata(&path).is_err(), "{fault}");
+    }
+}
+
+#[test]
+fn a_node_that_ends_leaves_its_successor_the_unix_socket() {
+    let path = unix_path("successor");
+    let config = NodeConfig { unix: Some(path.clone()), ..config() };
+    let first = Server::start(config.clone(), Extensions::new()).expect("starts");
+    assert!(Server::start(config.clone(), Extensions::new()).is_err(), "it is in use");
+    first.stop();
+    let begun = Instant::now();
+    let next = loop {
+        match Server::start(config.clone(), Extensions::new()) {
+            Ok(next) => break next,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    first.wait().expect("clean");
+    drop(first);
+    let mut stream = UnixStream::connect(&path).expect("the next one's is still there");
+    stream.write_all(b"GET /healthcheck HTTP/1.0\r\n\r\n").expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("text");
+    assert!(answer.ends_with(r#"{"status":"ok"}"#), "{answer}");
+    drop(next);
+    assert!(std::fs::symlink_metadata(&path).is_err());
 }
 
 #[test]

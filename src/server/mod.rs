@@ -24,7 +24,6 @@ use crate::store::{MemoryStore, Storage, StoreConfig};
 use parking_lot::Mutex;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
@@ -168,7 +167,7 @@ pub struct Server<S: Storage = MemoryStore> {
     control: Arc<Control>,
     address: SocketAddr,
     peer_address: SocketAddr,
-    unix: Option<PathBuf>,
+    unix: Option<listen::UnixPath>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -199,7 +198,7 @@ impl<S: Storage> Server<S> {
         let workers = config.workers.max(1);
         let (address, tcp) = listen::tcp(SocketAddr::new(config.host, config.port), workers)?;
         let unix = config.unix.as_deref().map(|path| listen::unix(path, workers)).transpose()?;
-        let mut unix: Vec<_> = unix.unwrap_or_default();
+        let (unix_path, mut unix) = unix.unzip();
         let clock = MachineClock::new();
         let settings = Settings {
             name: config.name.clone(),
@@ -253,14 +252,8 @@ impl<S: Storage> Server<S> {
             settler: OnceLock::new(),
             discovery: OnceLock::new(),
         });
-        let mut server = Server {
-            node,
-            control,
-            address,
-            peer_address,
-            unix: config.unix,
-            threads: Mutex::new(Vec::new()),
-        };
+        let mut server =
+            Server { node, control, address, peer_address, unix: unix_path, threads: Mutex::new(Vec::new()) };
         for (index, listener) in tcp.into_iter().enumerate() {
             let started = worker::Worker::new(
                 index,
@@ -268,7 +261,7 @@ impl<S: Storage> Server<S> {
                 Arc::clone(&server.control),
                 clock,
                 listener,
-                unix.pop(),
+                unix.as_mut().and_then(Vec::pop),
                 peers::Links::new(peers.pop(), !secrets.is_empty()),
             )
             .and_then(|worker| {
@@ -377,7 +370,7 @@ impl<S: Storage> Server<S> {
         let failure = self.control.failure.lock().clone();
         if last {
             if let Some(path) = &self.unix {
-                let _ = std::fs::remove_file(path);
+                path.remove();
             }
             self.control.tell_end();
         }
