@@ -103,6 +103,8 @@ pub struct Engine<S> {
     extensions: Arc<Snapshot>,
     generation: u64,
     serial: u64,
+    /// Where the turn's operations are no requests, if there are observers.
+    interim: Vec<usize>,
 }
 
 /// Answers with a record's value.
@@ -150,6 +152,7 @@ impl<S: Storage> Engine<S> {
             extensions,
             generation: u64::MAX,
             serial: 0,
+            interim: Vec::new(),
             node,
         }
     }
@@ -333,7 +336,7 @@ impl<S: Storage> Engine<S> {
     /// Serves the turn: afterwards the answers are in [`Engine::output`].
     pub fn execute(&mut self) {
         if self.observed() {
-            self.tell(0..self.operations.len(), |observer, event, _| observer.request_started(event));
+            self.started();
         }
         let mut operations = std::mem::take(&mut self.operations);
         let mut output = std::mem::take(&mut self.output);
@@ -367,7 +370,7 @@ impl<S: Storage> Engine<S> {
                 }
                 self.turns[connection].output.end = output.len();
                 // What waits is counted when it is known how it came out.
-                if operation.waits_for == 0 && !matches!(operation.action, Action::Continue) {
+                if operation.waits_for == 0 && operation.is_request() {
                     self.metrics.commands[operation.route as usize][operation.status as usize].add(1);
                 }
             }
@@ -415,7 +418,8 @@ impl<S: Storage> Engine<S> {
     /// Counts the turn's requests as having taken this long each, from read to answered; not those that wait.
     pub fn record_duration(&self, duration_ns: u64) {
         let mut counts = [0u64; Route::COUNT];
-        for operation in self.operations.iter().filter(|operation| operation.waits_for == 0) {
+        let is_answered = |operation: &&Operation| operation.waits_for == 0 && operation.is_request();
+        for operation in self.operations.iter().filter(is_answered) {
             counts[operation.route as usize] += 1;
         }
         for (route, count) in Route::ALL.into_iter().zip(counts) {

@@ -1,7 +1,7 @@
 //! What an embedding program's observers are told of a turn.
 
 use super::Engine;
-use super::plan::Action;
+use super::plan::Operation;
 use crate::http::error::Status;
 use crate::node::extension::{Observer, RequestEvent};
 use crate::store::Storage;
@@ -36,8 +36,9 @@ impl<S: Storage> Engine<S> {
     pub fn unended(&self, index: usize) -> Vec<Unended> {
         let operations = self.turns[index].operations.clone();
         operations
+            .filter(|at| self.operations[*at].is_request())
             .map(|at| Unended {
-                serial: self.serial - (self.operations.len() - at) as u64,
+                serial: self.serial_of(at),
                 path: String::from_utf8_lossy(self.text(self.operations[at].path)).into_owned(),
                 waits_for: self.operations[at].waits_for,
             })
@@ -74,23 +75,30 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    pub(super) fn tell(
-        &mut self,
-        operations: Range<usize>,
-        tell: impl Fn(&dyn Observer, RequestEvent<'_>, u16),
-    ) {
-        // The serials of a turn are given out when it starts and stay the same for complete and end.
-        if operations == (0..self.operations.len()) && self.output.is_empty() {
-            self.serial += self.operations.len() as u64;
-        }
-        let first = self.serial - self.operations.len() as u64;
+    /// Gives the turn's requests their serials and tells the observers that they have started.
+    pub(super) fn started(&mut self) {
+        let interim = |(_, operation): &(usize, &Operation)| !operation.is_request();
+        self.interim.clear();
+        self.interim.extend(self.operations.iter().enumerate().filter(interim).map(|(at, _)| at));
+        self.serial += (self.operations.len() - self.interim.len()) as u64;
+        self.tell(0..self.operations.len(), |observer, event, _| observer.request_started(event));
+    }
+
+    /// The serial of the request at this place in the turn.
+    fn serial_of(&self, at: usize) -> u64 {
+        let requests = self.operations.len() - self.interim.len();
+        let before = at - self.interim.partition_point(|interim| *interim < at);
+        self.serial - requests as u64 + before as u64
+    }
+
+    fn tell(&self, operations: Range<usize>, tell: impl Fn(&dyn Observer, RequestEvent<'_>, u16)) {
         for at in operations {
             let operation = &self.operations[at];
-            if matches!(operation.action, Action::Continue) {
+            if !operation.is_request() {
                 continue;
             }
             let path = String::from_utf8_lossy(self.text(operation.path));
-            let event = RequestEvent { worker: self.worker, serial: first + at as u64, path: &path };
+            let event = RequestEvent { worker: self.worker, serial: self.serial_of(at), path: &path };
             let status = match operation.status {
                 Status::Other => operation.other_status,
                 status => number(status),

@@ -289,6 +289,12 @@ impl<S: Storage> Engine<S> {
 }
 
 impl Operation {
+    /// Not so of what is only said on the way to an answer.
+    #[inline]
+    pub(super) fn is_request(&self) -> bool {
+        !matches!(self.action, Action::Continue)
+    }
+
     #[inline]
     pub(super) fn new(action: Action, route: Route, framing: Framing, connection: u16) -> Operation {
         Operation {
