@@ -16,6 +16,8 @@ struct Up {
     runtime: PathBuf,
     /// The balancer's address.
     address: String,
+    /// What it says behind that.
+    hints: Vec<String>,
     /// The nodes' process ids, by name.
     nodes: Vec<(String, u32)>,
 }
@@ -45,8 +47,12 @@ impl Up {
                 nodes.push((name.0.to_owned(), pid.1.parse().expect("a number")));
             }
         };
+        let mut hints = Vec::new();
+        while !hints.last().is_some_and(|line: &String| line.contains("Ctrl-C")) {
+            hints.push(lines.next().expect("hints").expect("text"));
+        }
         std::thread::spawn(move || lines.for_each(drop));
-        Up { child, runtime, address, nodes }
+        Up { child, runtime, address, hints, nodes }
     }
 
     fn ask(&self, words: &[&str]) -> Output {
@@ -124,6 +130,22 @@ fn nodes_come_and_go_from_a_second_terminal_and_an_interrupt_ends_all() {
     assert_eq!(up.child.wait().expect("a child").code(), Some(0));
     up.is_gone();
     assert!(!up.ask(&["status"]).status.success());
+}
+
+#[test]
+fn what_it_says_to_try_works_at_once() {
+    let up = Up::start("at-once", 3);
+    let target = format!("curl 'http://{}", up.address);
+    let hint = up.hints.iter().find_map(|line| line.trim().strip_prefix(&target)?.strip_suffix('\''));
+    let hint = hint.unwrap_or_else(|| panic!("something to try: {:?}", up.hints));
+    // Whatever node it is led to.
+    for _ in 0..6 {
+        let answer = Client::connect(&up.address).get(hint);
+        assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"success":true}"#), "{hint}");
+    }
+    let port = up.address.rsplit(':').next().expect("a port");
+    let last = up.hints.last().expect("hints");
+    assert!(last.contains(&format!("--port {port}")), "without it nothing is found: {last}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod control;
 use super::settings::{self, Environment};
 use super::{Failure, NodeArgs, log, print, serve};
 use clap::{Args, Subcommand};
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use meshkv::balancer::config::{BalanceConfig, Source};
 use meshkv::balancer::{Balancer, Member as Backend};
 use meshkv::limits::UP_NODES_MAX;
@@ -29,6 +29,8 @@ const PARENT_VARIABLE: &str = "MESHKV_UP_PARENT";
 const NODES_DEFAULT: usize = 3;
 /// A node's own drain, and a little more.
 const STOP_LIMIT: Duration = Duration::from_secs(7);
+/// Between two looks at whether all nodes serve, until they do.
+const LOOK: Duration = Duration::from_millis(20);
 /// Lines of a node that are shown if it ends before it listens.
 const LAST_LINES: usize = 10;
 /// Bytes of one such line.
@@ -176,20 +178,42 @@ impl Mesh {
             self.add(None).map_err(|error| Failure::Runtime(format!("cannot start a node: {error}")))?;
         }
         let mut told = false;
-        for message in messages {
+        loop {
+            let message = match told {
+                true => messages.recv().map_err(RecvTimeoutError::from),
+                false => messages.recv_timeout(LOOK),
+            };
             match message {
-                Message::Signal => return Ok(()),
-                Message::Line { name, line } => self.heard(&name, &line)?,
-                Message::Ended { name } => self.ended(&name, told)?,
-                Message::Asked { question, reply } => self.answer(&question, reply),
+                Ok(Message::Signal) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(Message::Line { name, line }) => self.heard(&name, &line)?,
+                Ok(Message::Ended { name }) => self.ended(&name, told)?,
+                Ok(Message::Asked { question, reply }) => self.answer(&question, reply),
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            if !told && self.nodes.iter().all(|node| node.address.is_some()) {
+            if !told && self.is_ready() {
                 told = true;
-                let url = self.url();
-                print(format!("\n{url}\n\n  curl '{url}/set?k=greeting&v=hello'\n  meshkv up status · add · kill n2; Ctrl-C ends it all\n").as_bytes())?;
+                print(self.greeting().as_bytes())?;
             }
         }
-        Ok(())
+    }
+
+    /// Whatever node a connection is led to, it serves.
+    fn is_ready(&self) -> bool {
+        let states = self.balancer.members();
+        let is_up = |node: &Node| states.iter().any(|of| of.name == node.name && of.state == "up");
+        !self.nodes.is_empty() && self.nodes.iter().all(is_up)
+    }
+
+    fn greeting(&self) -> String {
+        let (url, port) = (self.url(), self.balancer.address().port());
+        let flag = match port {
+            meshkv::config::PORT_DEFAULT => String::new(),
+            _ => format!(", each with --port {port}"),
+        };
+        format!(
+            "\n{url}\n\n  curl '{url}/set?k=greeting&v=hello'\n  meshkv up status · add · kill n2{flag}; Ctrl-C \
+             ends it all\n"
+        )
     }
 
     fn url(&self) -> String {
