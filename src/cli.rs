@@ -242,7 +242,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Janitor { path }) => up::clean_up(&path),
         Some(Command::Check(node)) => check(node, &environment),
         Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments, &environment),
-        Some(Command::Completions { shell }) => print(&manual::completions(shell, description.clone())),
+        Some(Command::Completions { shell }) => print(&manual::completions(shell, &command())),
         Some(Command::Man) => print(&manual::page(description.clone())),
     };
     match outcome {

@@ -128,10 +128,24 @@ fn completions_are_programs_of_their_shells() {
     let asks = "COMP_WORDS=(meshkv serve --max-m); COMP_CWORD=2; _meshkv meshkv --max-m serve; echo \"${COMPREPLY[@]}\"";
     let output = through("bash", &["--norc"], &format!("{bash}\n{asks}\n")).expect("bash was there");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "--max-memory");
-    for shell in ["zsh", "fish", "elvish", "powershell"] {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let text = printed(&["completions", shell], &[]);
         assert!(text.contains("max-memory") && text.contains("healthcheck"), "{shell}");
     }
+}
+
+#[test]
+fn commands_that_are_hidden_are_not_offered() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = printed(&["completions", shell], &[]);
+        let offered =
+            text.lines().find(|line| line.contains("janitor") || line.contains("ends with its parent"));
+        assert_eq!(offered, None, "{shell}");
+    }
+    let bash = printed(&["completions", "bash"], &[]);
+    let asks = "COMP_WORDS=(meshkv m); COMP_CWORD=1; _meshkv meshkv m meshkv; echo \"${COMPREPLY[@]}\"";
+    let Some(output) = through("bash", &["--norc"], &format!("{bash}\n{asks}\n")) else { return };
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "man");
 }
 
 #[test]

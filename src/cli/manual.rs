@@ -6,10 +6,19 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 /// The completion script of a shell.
-pub(super) fn completions(shell: clap_complete::Shell, mut command: Command) -> Vec<u8> {
+pub(super) fn completions(shell: clap_complete::Shell, command: &Command) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, "meshkv", &mut script);
+    clap_complete::generate(shell, &mut shown(command), "meshkv", &mut script);
     script
+}
+
+/// The command without the subcommands that are hidden: the generator would offer them. `command` has not been built.
+fn shown(command: &Command) -> Command {
+    let version = command.get_version().unwrap_or_default().to_owned();
+    Command::new("meshkv")
+        .version(version)
+        .args(command.get_arguments())
+        .subcommands(command.get_subcommands().filter(|sub| !sub.is_hide_set()))
 }
 
 /// The manual page, in roff. One page for all commands: they are few, and `meshkv man` prints one.
