@@ -10,6 +10,10 @@
 //! A position is the store's own reordering of the key's hash. `skip` counts the records at exactly that
 //! position that were visited already: it is 0 or 1 unless two keys share all 64 bits of their hash, and
 //! only between such two can a removal in the middle of a walk make the walk miss one.
+//!
+//! `check` comes of the hash's seed, which is another one in each process, and so is the order: a walk belongs to one
+//! node. A client behind a balancer keeps one connection for all of it, or asks a node itself; a cursor of another
+//! node, or of the one that ran before, is refused.
 
 use super::Cursor;
 
