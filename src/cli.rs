@@ -30,23 +30,25 @@ const LONG_VERSION: &str = concat!(
     env!("MESHKV_BUILD_FEATURES"),
 );
 
+/// Lines of at most 79 columns: they are wrapped at the width of the terminal.
 const EXAMPLES: &str = "\
 Examples:
-  meshkv                                      a node on http://127.0.0.1:8080
-  meshkv --port 0 --unix /tmp/meshkv.sock     a free port, and a UNIX socket beside it
-  meshkv --host 0.0.0.0 --max-memory 2GiB     reachable from other machines, at most 2 GiB of records
-  PORT=9000 MESHKV_MAX_MEMORY=50% meshkv      the same by environment
-  meshkv check --max-memory 50%               what a node would run with, and where each value comes from
-  meshkv healthcheck                          exit code 0 if the node of this environment is healthy
+  meshkv                                     a node on http://127.0.0.1:8080
+  meshkv --port 0 --unix /tmp/meshkv.sock    a free port, and a UNIX socket too
+  meshkv --host 0.0.0.0                      reachable from other machines
+  meshkv --port 9000 --max-memory 50%        another port, half of the memory
+  PORT=9000 MESHKV_MAX_MEMORY=50% meshkv     the same by environment
+  meshkv check --max-memory 50%              each setting and its origin
+  meshkv healthcheck                         0 if the node here is healthy
 
   curl 'http://127.0.0.1:8080/set?k=greeting&v=hello'
   curl 'http://127.0.0.1:8080/get?k=greeting'
 
-Precedence: flag, then environment, then default. An empty variable counts as not set. Where two variables
-are named, the first that is set wins.
+Precedence: flag, then environment, then default. An empty variable counts as
+not set. Where two variables are named, the first that is set wins.
 
-Exit codes: 0 stopped cleanly, 1 failed while running, 2 wrong usage or configuration; 130 and 143 if a second
-SIGINT or SIGTERM ended a drain at once.";
+Exit codes: 0 stopped cleanly, 1 failed while running, 2 wrong usage or
+configuration; 130 and 143 if a second SIGINT or SIGTERM ended a drain.";
 
 /// An in-memory key-value server that anything able to send an HTTP GET can use.
 ///

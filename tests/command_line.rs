@@ -148,6 +148,27 @@ fn commands_that_are_hidden_are_not_offered() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "man");
 }
 
+/// Goal: the examples keep their two columns, in a terminal of the usual width as well. Method: the help as it is
+/// printed where there is no terminal; its lines are wrapped at the width of one otherwise.
+#[test]
+fn the_examples_of_the_help_keep_their_columns() {
+    for arguments in [&["--help"][..], &["serve", "--help"]] {
+        let help = printed(arguments, &[]);
+        let all: Vec<&str> = help.lines().skip_while(|line| !line.starts_with("Examples:")).collect();
+        let examples: Vec<&str> = all.iter().skip(1).copied().take_while(|line| !line.is_empty()).collect();
+        assert!(examples.len() > 5, "{help}");
+        let column = examples[0].rfind("  ").map(|at| at + 2).expect("two columns");
+        for line in examples {
+            let (command, meaning) = line.split_at_checked(column).expect(line);
+            assert!(
+                command.starts_with("  ") && command.ends_with("  ") && !meaning.starts_with(' '),
+                "{line}"
+            );
+        }
+        assert!(all.iter().all(|line| line.chars().count() < 80), "{help}");
+    }
+}
+
 #[test]
 fn the_man_page_renders() {
     let page = printed(&["man"], &[]);
