@@ -166,6 +166,28 @@ fn a_reply_whose_status_has_no_body_is_sent_without() {
     }
 }
 
+#[test]
+fn a_status_of_a_route_has_the_words_that_belong_to_it() {
+    let extensions = Extensions::new();
+    let server = Server::start(config(), extensions.clone()).expect("starts");
+    for (status, line) in [
+        (201, "201 Created"),
+        (304, "304 Not Modified"),
+        (404, "404 Not Found"),
+        (418, "418 I'm a Teapot"),
+        (429, "429 Too Many Requests"),
+        (599, "599 Server Error"),
+    ] {
+        let path = format!("/{status}");
+        extensions.route(&path, move |_| Reply::text("").with_status(status)).expect("free");
+        let mut stream = std::net::TcpStream::connect(server.http_address()).expect("connects");
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        assert_eq!(answer.lines().next(), Some(format!("HTTP/1.1 {line}").as_str()));
+    }
+}
+
 /// A path for a UNIX socket that no other test uses.
 fn unix_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("meshkv-embed-{}-{name}.sock", std::process::id()))

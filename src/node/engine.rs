@@ -22,7 +22,7 @@ use super::routes::Route;
 use super::{Connection, Node, State};
 use crate::base::clock::Now;
 use crate::http::answer::{Answers, CONTINUE, Framing, Persistence};
-use crate::http::error::{ErrorCode, Status};
+use crate::http::error::{ErrorCode, Status, reason};
 use crate::http::head::Body;
 use crate::http::json;
 use crate::http::repeat::Repeat;
@@ -526,7 +526,7 @@ impl<S: Storage> Engine<S> {
         let known = Status::ALL.into_iter().find(|status| status.label().parse() == Ok(reply.status));
         let status = known.unwrap_or(Status::Other);
         operation.other_status = reply.status;
-        let other = format!("{} Status", reply.status);
+        let other = format!("{} {}", reply.status, reason(reply.status));
         let line = if status == Status::Other { &other } else { status.line() };
         match reply.status {
             204 | 304 => node.answers.without_body(out, line, operation.framing.persistence),
