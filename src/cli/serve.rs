@@ -119,7 +119,9 @@ fn supervise<N: Running>(
             tracing::info!(
                 target: log::START_UP,
                 members, records, seconds,
-                "mesh   {members} members  {records} records  after {seconds:.1} s"
+                "mesh   {}  {}  after {seconds:.1} s",
+                counted(members as u64, "member"),
+                counted(records, "record")
             );
         }
         tracing::info!(target: log::START_UP, "ready");
@@ -127,6 +129,11 @@ fn supervise<N: Running>(
     started.wait().map_err(logged)?;
     tracing::info!("stop   done");
     Ok(())
+}
+
+/// How many of what, in words that fit one as well.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Logs why the process is about to fail.
@@ -247,6 +254,13 @@ fn drain_after<N: Running>(notice: Duration, node: Arc<N>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        for (count, shown) in [(0, "0 members"), (1, "1 member"), (2, "2 members")] {
+            assert_eq!(counted(count, "member"), shown);
+        }
+    }
 
     #[test]
     fn bytes_are_shown_rounded_down() {
