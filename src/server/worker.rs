@@ -43,7 +43,7 @@ const PEERS: Token = Token(usize::MAX - 3);
 pub(super) struct Worker<S> {
     index: usize,
     pub(super) poll: Poll,
-    control: Arc<Control>,
+    pub(super) control: Arc<Control>,
     clock: MachineClock,
     pub(super) engine: Engine<S>,
     pub(super) links: Links,
