@@ -43,7 +43,10 @@ impl Members {
             self.phase = Phase::Ready;
             self.beat_now = true;
             self.dirty = true;
-            let text = format!("mesh   ready, {} members", self.members.len() + 1);
+            let text = match self.members.len() {
+                0 => "mesh   ready, alone".to_owned(),
+                others => format!("mesh   ready, {} members", others + 1),
+            };
             self.events.push(Event::Note { is_warning: false, text });
         }
     }
