@@ -25,7 +25,8 @@ SKIPPABLE = {129: "DIGEST_ASK", 130: "DIGEST"}
 
 # What the golden frames stand for, field by field in their order; written from src/peer/vector_tests.rs.
 N1 = "inc={n:032x} family=4 ip4=10.0.0.1 peer_port=7373 http_port=8080 workers=2 text_length=2 name=n1"
-HELD = ("number=1 origin={two:032x} settled=1 workers=1 applied=5 closed=0x500 number=1 base=7 upto=9"
+HELD = ("number=1 origin={two:032x} openness=1 workers=1 applied=5 closed=0x500 number=1 base=7 upto=9 "
+        "number=2 surplus=0x3 upto_hlc=0x600 surplus=0x4 upto_hlc=0x700"
         .format(two=2))
 OP = "op={k} op_expires={e} op_marks={m} op_rest=0 hlc=0x1 hlc_time={t} key_length={kl} value_length={vl}"
 SET = OP.format(k=0, e=0, m=3, t="EPOCH", kl=1, vl=1) + " key=k value=v"
@@ -48,7 +49,7 @@ EXPECTED = {
     "pull": "id=1 above=0x2",
     "pull begin": f"id=1 lineage={9:032x} floor=0x4 stable=0x8 clear=0x5 clear_writer={6:032x} " + HELD,
     "records": f"id=1 writers=2 writer={5:032x} writer={6:032x} writer_index=0 {SET} writer_index=1 {RM}",
-    "pull end": "id=1",
+    "pull end": f"id=1 number=1 grown={2:032x}",
     "lineage": f"lineage={9:032x}",
     "digest ask": f"id=1 view=0x2 floor=0x3 until_ms=4 digest_key={5:032x} number=2 group=6 group=4095",
     "digest": "id=1 clear=0x2 last=1 valid=1 number=0 number=2 key_hash=0x3 hlc=0x4 content=0x5 key_hash=0x6 hlc=0x7 "
