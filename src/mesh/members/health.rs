@@ -9,6 +9,8 @@ use crate::peer::frame::Echo;
 
 /// A refusal counts only if nothing was heard for this long: beats are stronger evidence.
 const REFUSED_AFTER_MS: u64 = 1_000;
+/// Whoever has given us up and is in the minority with that starts over after [`SUSPECT_MS`]; who has not by then will not.
+const GIVEN_UP_MS: u64 = 5 * SUSPECT_MS;
 
 impl Member {
     pub(super) fn health_at(&self, now_ns: u64) -> Health {
@@ -97,14 +99,22 @@ impl Members {
     /// Whether this lifetime and the members' cannot go on together, though nobody was removed; why, if so. Only after some
     /// time, in which those who have a majority will have removed somebody.
     ///
-    /// Half of the members have given us up: the other half may be asleep. Or we have given somebody up who is there and
-    /// whom half of the members have not: they go on with that one, of whom nothing may be taken here any more.
+    /// Half of the members have given us up: the other half may be asleep. Or half of those who are there have, and have for
+    /// so long that they would have begun anew if they were the few. Or we have given somebody up who is there and whom half
+    /// of the members have not: they go on with that one, of whom nothing may be taken here any more.
     pub(super) fn cannot_go_on(&self, now_ns: u64) -> Option<&'static str> {
         let before = now_ns.checked_sub(SUSPECT_MS * MS)?;
         let size = self.members.len() + 1;
-        let has_fenced_us = |m: &&Member| m.fenced_us.is_some_and(|(from, to)| from <= before && to > before);
-        if self.members.values().filter(has_fenced_us).count() * 2 >= size {
+        let since = |m: &Member| m.fenced_us.filter(|(_, to)| *to > before).map(|(from, _)| from);
+        let had_fenced_us = |by_ns: u64| move |m: &&Member| since(m).is_some_and(|from| from <= by_ns);
+        if self.members.values().filter(had_fenced_us(before)).count() * 2 >= size {
             return Some("half of the members have given it up");
+        }
+        let is_there = |m: &&Member| m.health != Health::Down || since(m).is_some();
+        let there = self.members.values().filter(is_there).count() + 1;
+        let long_before = now_ns.saturating_sub(GIVEN_UP_MS * MS);
+        if self.members.values().filter(had_fenced_us(long_before)).count() * 2 >= there {
+            return Some("half of the members that are there have given it up");
         }
         let is_contradicted = |m: &Member| {
             let for_long = m.contested_ns.is_some_and(|since| since <= before) && m.echoed_ns > before;
