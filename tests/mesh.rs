@@ -93,7 +93,7 @@ fn what_one_node_takes_all_nodes_have_when_it_answers() {
     assert_eq!(metric(&c, "meshkv_repair_entries_total{direction=\"received\"}"), 1.0);
     until("the lag is that of a mark", || metric(&a, "meshkv_replication_lag_seconds") < 1.0);
     let log = c.log.lock().expect("a log").clone();
-    assert!(log.contains("mesh   3 members  1 records  after "), "{log}");
+    assert!(log.contains("mesh   3 members  1 record  after "), "{log}");
     let donor = |name: &str| log.contains(&format!("mesh   copied 1 records from {name} in "));
     assert!(donor("a") || donor("b"), "{log}");
     assert_eq!(body(&b, "/rm?k=k"), "{\"success\":true}");
