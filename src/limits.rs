@@ -202,6 +202,8 @@ pub const ACK_OPERATIONS: u64 = 256;
 pub const ACK_MS: u64 = 50;
 /// A worker says what it has closed this often, in milliseconds.
 pub const MARK_MS: u64 = 100;
+/// And this often where nothing happens; the first worker with its beats.
+pub const MARK_QUIET_MS: u64 = 600;
 /// A member's beats come this often, in milliseconds.
 pub const BEAT_MS: u64 = 500;
 /// A member that was not heard for this long is suspect, in milliseconds.

@@ -15,6 +15,7 @@ mod crowd;
 mod ending;
 mod inbound;
 mod outbound;
+mod rest;
 mod targets;
 mod ticks;
 
@@ -23,7 +24,7 @@ use super::view::View;
 use super::{Context, Mesh, Rebirth};
 use crate::base::random::Random;
 use crate::base::version::Incarnation;
-use crate::limits::{MARK_MS, REDIAL_MS, REDIAL_MS_MAX};
+use crate::limits::{REDIAL_MS, REDIAL_MS_MAX};
 use crate::peer::frame::{Frame, Phase, Reason};
 use crate::peer::link::{Link, LinkError};
 use crate::peer::operation::Operation;
@@ -38,7 +39,7 @@ use std::sync::atomic::Ordering;
 use targets::{Seed, Target};
 
 const MS: u64 = 1_000_000;
-/// A link on which nothing came for this long is closed: marks come ten times a second.
+/// A link on which nothing came for this long is closed: marks come all the time.
 const SILENT_MS: u64 = 15_000;
 
 /// A link's name, given by its worker, never used twice.
@@ -133,6 +134,7 @@ pub struct Worker {
     random: Random,
     mark_ns: u64,
     beat_ns: u64,
+    rest: rest::Rest,
     /// Somebody waits for this operation to be acknowledged.
     awaited: u64,
     collector: collect::Collector,
@@ -170,6 +172,7 @@ impl Worker {
             random: Random::new(seed),
             mark_ns: 0,
             beat_ns: 0,
+            rest: rest::Rest::default(),
             awaited: 0,
             collector: collect::Collector::default(),
             acked: false,
@@ -324,6 +327,7 @@ impl Worker {
     }
 
     fn insert(&mut self, link: Link, role: Role, now_ns: u64, connected: bool) -> LinkId {
+        self.rest.stir(now_ns);
         let id = self.next_link;
         self.next_link += 1;
         self.slots.insert(id, Slot { link, role, opened_ns: now_ns, heard_ns: now_ns, connected });
@@ -367,6 +371,7 @@ impl Worker {
 
     /// The outbound link is gone: when to dial again.
     fn unlink(&mut self, id: LinkId, out: &Outbound, now_ns: u64) {
+        self.rest.disturb();
         let jitter = self.random.below(REDIAL_MS);
         if let Some(target) = out.peer().and_then(|peer| self.targets.get_mut(&peer))
             && target.link == Some(id)
@@ -433,10 +438,13 @@ impl Worker {
         loop {
             let Slot { link, role, .. } = &mut slot;
             let verdict = match link.next_frame() {
-                Ok(Some(frame)) => match role {
-                    Role::Out(out) => outbound::on_frame(self, id, out, frame, context),
-                    Role::In(inbound) => inbound::on_frame(self, inbound, frame, context),
-                },
+                Ok(Some(frame)) => {
+                    self.rest.hear(&frame, context.now.mono_ns);
+                    match role {
+                        Role::Out(out) => outbound::on_frame(self, id, out, frame, context),
+                        Role::In(inbound) => inbound::on_frame(self, inbound, frame, context),
+                    }
+                }
                 Ok(None) => break,
                 Err(error) => {
                     self.slots.insert(id, slot);
@@ -553,10 +561,12 @@ impl Worker {
         more
     }
 
-    /// What time brings; at least every few tens of milliseconds.
+    /// What time brings; whenever it is due ([`Worker::due_ns`]), or sooner.
     pub fn tick<S: Storage>(&mut self, context: Context<'_, S>) {
         self.begin(context);
         let now_ns = context.now.mono_ns;
+        self.look_for_quiet(now_ns);
+        let beat_ns = self.beat_ns;
         if self.index == 0 {
             self.tick_members(context);
         }
@@ -564,7 +574,9 @@ impl Worker {
         if self.mesh.rebirth_under_way() {
             return;
         }
-        if self.logging && now_ns >= self.mark_ns + MARK_MS * MS {
+        // One waking for both.
+        let with_beat = self.is_quiet() && self.beat_ns != beat_ns;
+        if self.logging && (with_beat || now_ns >= self.mark_ns + self.rest.mark_ms() * MS) {
             self.mark_ns = now_ns;
             self.mark(context);
         }
@@ -573,6 +585,7 @@ impl Worker {
         self.log.trim(acked.unwrap_or(self.log.head()));
         self.publish_figures();
         self.compare(context);
+        self.lie_down(now_ns);
     }
 }
 

@@ -110,10 +110,8 @@ fn is_near(ip: IpAddr) -> bool {
 impl<S: Storage> Worker<S> {
     /// How long the worker may sleep before its mesh needs a tick, in milliseconds.
     pub(super) fn mesh_wait_ms(&self) -> u64 {
-        const BUSY_MS: u64 = 20;
-        const ALONE_MS: u64 = 100;
-        let mesh = &self.engine.mesh;
-        if mesh.is_logging() || !mesh.is_ready() { BUSY_MS } else { ALONE_MS }
+        let wait_ns = self.engine.mesh.due_ns().saturating_sub(self.now.mono_ns);
+        wait_ns.div_ceil(1_000_000).max(1)
     }
 
     /// Clients have perhaps named nodes in this turn.

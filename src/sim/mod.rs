@@ -61,7 +61,8 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 39] = [
+pub const SCENARIOS: [(&str, &str); 40] = [
+    ("sleep while nothing happens", include_str!("scenarios/sleep_while_nothing_happens.txt")),
     ("given up by the only one left", include_str!("scenarios/given_up_by_the_only_one_left.txt")),
     ("two who pull from each other", include_str!("scenarios/two_who_pull_from_each_other.txt")),
     ("a pull of nothing new breaks off", include_str!("scenarios/a_pull_of_nothing_new_breaks_off.txt")),

@@ -24,6 +24,10 @@ pub struct Plan {
     pub tombstones_max: u64,
     /// Milliseconds between two client requests, on average.
     pub request_ms: u64,
+    /// Now and then no client asks for anything for seconds.
+    pub lulls: bool,
+    /// Workers sleep for as long as they may; otherwise they tick at the pace that they have while something is under way.
+    pub rests: bool,
     /// Milliseconds between two faults, on average.
     pub fault_ms: u64,
     /// Wall clocks are wrong by up to this, in milliseconds.
@@ -34,6 +38,8 @@ pub struct Plan {
     pub start_knows: Option<Vec<usize>>,
     /// Connections are slower than others by up to this, in milliseconds.
     pub latency_ms: u64,
+    /// And by at least this.
+    pub latency_least_ms: u64,
     /// Runs on until tombstones must have been collected.
     pub is_long: bool,
     /// A host that nobody reaches from then on until the faults are over, long enough for tombstones to age.
@@ -67,11 +73,14 @@ impl Plan {
             forget_ms: if exile.is_some() { 3_600_000 } else { *random.one(&[2_000, 10_000, 3_600_000]) },
             tombstones_max: if seed.is_multiple_of(4) { 2 } else { TOMBSTONES_MAX },
             request_ms: random.between(5, 60),
+            lulls: seed.is_multiple_of(2),
+            rests: !seed.is_multiple_of(3),
             fault_ms: random.between(300, 3_000),
             skew_ms: *random.one(&[0, 0, 0, 200, 200, 200, SKEW_MAX_MS]),
             start_skew_ms: 0,
             start_knows: None,
             latency_ms: *random.one(&[0, 0, 0, 150]),
+            latency_least_ms: 0,
             is_long,
         }
     }

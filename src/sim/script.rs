@@ -1,14 +1,14 @@
 //! Named scenarios: what happened once, written down so that it can be read and runs again.
 //!
 //! A script is lines of `SECONDS VERB ARGUMENTS`, or `FROM..TO/STEP VERB ARGUMENTS`, where `%` counts from 0; `#` begins a comment. Hosts are numbers. `hosts N`,
-//! `forget SECONDS`, `cap TOMBSTONES`, `log BYTES` and `scan RECORDS` (in one step) come first. Verbs:
+//! `forget SECONDS`, `cap TOMBSTONES`, `log BYTES`, `scan RECORDS` (in one step), `latency MS` (of each connection, one way) and `rests 1` (the simulator lets workers sleep) come first. Verbs:
 //!
 //! - `start H [as HOST] [skew MS] [knows H...]` (under another host's name; told of these addresses only), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
 //! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
 //! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
 //! - `plant H KEY VALUE`, `bury H KEY`: what no node would do, to its store alone, as if it had been long ago;
 //! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`; `tombstones H -> COUNT`; `waiting H -> COUNT`, answers that
-//!   wait for other nodes.
+//!   wait for other nodes; `quiet H -> COUNT`, workers that sleep until the next mark or beat.
 //!
 //! Values are used once. The rules of the checker hold throughout, and at the end of the script, after it has
 //! had time to heal, those for the end.
@@ -43,6 +43,7 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
         skew_ms: 0,
         latency_ms: 0,
         is_long: false,
+        rests: false,
         ..Plan::of(1, mutation)
     };
     let mut steps = Vec::new();
@@ -58,8 +59,14 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
         match first {
             "hosts" => plan.hosts = number()? as usize,
             "forget" => plan.forget_ms = (number()? * 1e3) as u64,
+            // When a step meets which tick is what many scripts are about; the others may say that workers sleep.
+            "rests" => plan.rests = number()? > 0.0,
             "cap" => plan.tombstones_max = number()? as u64,
             "log" => plan.log_bytes = number()? as usize,
+            "latency" => {
+                plan.latency_ms = number()? as u64;
+                plan.latency_least_ms = plan.latency_ms;
+            }
             "scan" => plan.portions.scan_records = number()? as usize,
             at => {
                 let (from, to, every) = times(at).ok_or_else(|| line.to_owned())?;
@@ -154,6 +161,13 @@ impl World {
                 let usage = self.processes[&serial].node.store.usage(self.wall_ms(0));
                 if Some(usage.tombstones.to_string().as_str()) != expected {
                     return Err(wrong(&usage.tombstones.to_string()));
+                }
+            }
+            "quiet" => {
+                let engines = &self.processes[&serial].engines;
+                let quiet = engines.iter().filter(|engine| engine.mesh.is_quiet()).count();
+                if Some(quiet.to_string().as_str()) != expected {
+                    return Err(wrong(&quiet.to_string()));
                 }
             }
             "waiting" => {

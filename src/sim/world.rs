@@ -24,6 +24,9 @@ use std::sync::Arc;
 pub(super) const MS: u64 = 1_000_000;
 const WALL_START_MS: u64 = 1_700_000_000_000;
 pub(super) const TICK_MS: u64 = 25;
+/// One request in so many is followed by a lull, of so many milliseconds at most.
+const LULL_EVERY: u64 = 150;
+const LULL_MS: u64 = 8_000;
 pub(super) const PEER_PORT: u16 = 7373;
 
 /// What a run without a violation came to.
@@ -265,8 +268,11 @@ impl World {
         match event {
             Event::Tick { process, worker } => {
                 let Some(known) = self.processes.get(&process) else { return Ok(()) };
-                let paused = known.paused_until.saturating_sub(self.now_ns);
-                if paused == 0 {
+                let is_paused = known.paused_until > self.now_ns;
+                let rests = self.plan.rests && !is_paused && {
+                    known.engines[worker].mesh.due_ns() > self.now_of(known).mono_ns
+                };
+                if !is_paused && !rests {
                     self.turn(process, worker, true)?;
                 }
                 self.later(TICK_MS * MS, Event::Tick { process, worker });
@@ -278,7 +284,9 @@ impl World {
             Event::Request => {
                 if self.chaos {
                     self.request()?;
-                    let after = self.random.between(1, 2 * self.plan.request_ms) * MS;
+                    let is_lull = self.plan.lulls && self.random.chance(1, LULL_EVERY);
+                    let most = if is_lull { LULL_MS } else { 2 * self.plan.request_ms };
+                    let after = self.random.between(1, most) * MS;
                     self.later(after, Event::Request);
                 }
             }
@@ -498,7 +506,11 @@ impl World {
                 pipes: [Pipe::default(), Pipe::default()],
                 hosts: [host, accepting_host],
                 over: [false; 2],
-                slow_ms: if self.chaos { self.random.below(self.plan.latency_ms + 1) } else { 0 },
+                slow_ms: if self.chaos {
+                    self.random.between(self.plan.latency_least_ms, self.plan.latency_ms)
+                } else {
+                    0
+                },
                 blocked_since: None,
             },
         );

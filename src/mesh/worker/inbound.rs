@@ -69,6 +69,11 @@ impl Inbound {
         self.from.is_none()
     }
 
+    /// Nothing is to be sent to it that a turn or a tick would go on with.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.scan.is_none() && self.digesting.is_none() && self.unacked == 0 && !self.ack_now
+    }
+
     /// Sends what the frames so far have called for.
     pub(super) fn answer(&mut self, link: &mut Link) {
         if let Some(welcome) = self.welcome.take() {
