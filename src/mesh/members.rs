@@ -206,6 +206,18 @@ impl Members {
         is_fenced.then_some((Reason::Fenced, "it was away for too long; the others have not decided yet"))
     }
 
+    /// Belongs to a mesh that may hold something: has a copy of it, or knows somebody who perhaps serves it.
+    pub(super) fn has_mesh(&self) -> bool {
+        self.loaded || self.members.values().any(Member::may_serve)
+    }
+
+    /// A member was met, and said whether it has a copy.
+    pub(super) fn came_with(&mut self, incarnation: Incarnation, has_copy: bool) {
+        if let Some(member) = self.members.get_mut(&incarnation) {
+            member.came_without = !has_copy;
+        }
+    }
+
     /// How our lineage and theirs go together.
     pub(super) fn meet(
         &self,
@@ -218,6 +230,8 @@ impl Members {
             return Meeting::Fine;
         }
         match (we_empty, they_empty) {
+            // Nobody shall start over for one that holds nothing and waits for a mesh that may have gone.
+            (false, true) if !self.has_mesh() => Meeting::Conflict,
             (true, false) => Meeting::WeYield,
             (false, true) => Meeting::TheyYield,
             (true, true) if self.me.incarnation > their => Meeting::WeYield,
@@ -324,6 +338,7 @@ impl Members {
                 round_trips: RoundTrips::default(),
                 clock_offset_ms: 0,
                 fenced: false,
+                came_without: false,
             },
         );
         self.open_the_claim();

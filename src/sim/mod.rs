@@ -61,7 +61,8 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 40] = [
+pub const SCENARIOS: [(&str, &str); 41] = [
+    ("no yielding to who holds nothing", include_str!("scenarios/no_yielding_to_who_holds_nothing.txt")),
     ("sleep while nothing happens", include_str!("scenarios/sleep_while_nothing_happens.txt")),
     ("given up by the only one left", include_str!("scenarios/given_up_by_the_only_one_left.txt")),
     ("two who pull from each other", include_str!("scenarios/two_who_pull_from_each_other.txt")),

@@ -50,9 +50,17 @@ pub struct Member {
     /// Its wall clock minus ours, in milliseconds.
     pub clock_offset_ms: i64,
     pub(super) fenced: bool,
+    /// When it was met it had no copy of any mesh.
+    pub(super) came_without: bool,
 }
 
 impl Member {
+    /// Serves, or may do so for all that is known.
+    pub(super) fn may_serve(&self) -> bool {
+        let is_unknown = self.report.is_none() && !self.came_without;
+        self.health != Health::Down && (is_unknown || self.phase() >= Phase::Prepared)
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.report.as_ref().map_or(Phase::Joining, |report| report.phase)
     }
@@ -73,7 +81,7 @@ pub enum Meeting {
     /// We start over, empty, and join them.
     WeYield,
     TheyYield,
-    /// Both hold data of their own.
+    /// Both hold data of their own, or we wait for a mesh of which nobody is there: each goes its own way.
     Conflict,
 }
 

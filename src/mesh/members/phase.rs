@@ -10,10 +10,8 @@ use crate::peer::frame::Phase;
 
 impl Members {
     pub(super) fn advance_phase(&mut self, progress: &Progress, rules: Rules, now_ns: u64) {
-        let may_serve =
-            |m: &Member| m.health != Health::Down && (m.report.is_none() || m.phase() >= Phase::Prepared);
         let orphaned_ms = now_ns.saturating_sub(self.orphaned_ns.unwrap_or(now_ns)) / MS;
-        if !self.loaded && self.lineage != 0 && !self.members.values().any(may_serve) {
+        if self.lineage != 0 && !self.has_mesh() {
             self.orphaned_ns.get_or_insert(now_ns);
             if orphaned_ms > SUSPECT_MS {
                 // Whose lineage that was has gone before we had a copy; what we hold is a part of nothing.

@@ -314,6 +314,11 @@ fn on_hello<S: Storage>(
         Meeting::Conflict => {
             let name = &info.name;
             members.met_stranger(info.incarnation, &mesh.progress);
+            if hello.empty && !members.has_mesh() {
+                // They would give way to the lineage in WELCOME.
+                let detail = "it waits for another mesh, of which nobody is there";
+                return Err(Ending::Refuse(Reason::Lineage, detail.to_owned()));
+            }
             inbound.welcome = Some(introduction(&members, empty));
             let text = format!("mesh   {name} belongs to another mesh; both hold data");
             mesh.complain(text.clone(), text);
@@ -327,6 +332,7 @@ fn on_hello<S: Storage>(
         return Err(Ending::Refuse(reason, detail.to_owned()));
     }
     members.adopt_lineage(hello.lineage);
+    members.came_with(info.incarnation, hello.lineage != 0);
     let origin = mesh.progress.ensure(info.incarnation, usize::from(info.workers));
     let index = usize::from(hello.worker);
     let Some(applied) = origin.stream(index).map(|stream| stream.applied()) else {

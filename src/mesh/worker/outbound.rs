@@ -328,10 +328,11 @@ fn on_welcome<S: Storage>(
         Meeting::WeYield => return yield_to_them(&mesh, &mut members, out.address),
         Meeting::Conflict => {
             members.met_stranger(peer, &mesh.progress);
+            let lasts = members.has_mesh();
             drop(members);
             // Whoever was here before may be looked for for long.
             pause_dials(worker, out, now_ns);
-            return conflict(&mesh, &info.name);
+            return conflict(&mesh, &info.name, lasts);
         }
     }
     if let Err((reason, detail)) = members.add(&info, &mesh.progress, false, now_ns) {
@@ -343,6 +344,7 @@ fn on_welcome<S: Storage>(
     if !welcome.joining {
         members.adopt_lineage(welcome.lineage);
     }
+    members.came_with(peer, welcome.lineage != 0);
     mesh.begin_logging();
     mesh.publish(&members);
     drop(members);
@@ -395,11 +397,13 @@ fn yield_to_them(mesh: &Mesh, members: &mut Members, address: SocketAddr) -> Res
     Err(Ending::Close)
 }
 
-fn conflict(mesh: &Mesh, name: &str) -> Result<(), Ending> {
-    let text = format!(
-        "mesh   {name} belongs to another mesh and both hold data: they stay apart until one is restarted"
-    );
-    mesh.complain(text.clone(), text);
+fn conflict(mesh: &Mesh, name: &str, lasts: bool) -> Result<(), Ending> {
+    if lasts {
+        let text = format!(
+            "mesh   {name} belongs to another mesh and both hold data: they stay apart until one is restarted"
+        );
+        mesh.complain(text.clone(), text);
+    }
     Err(Ending::Refuse(Reason::Lineage, "both hold data of their own".to_owned()))
 }
 
