@@ -86,9 +86,13 @@ def misery(mesh, dice, seconds, lost):
             lost.append((node.name, node.starts))
             node.kill()
             node.address = None
-            # Back with another clock: a little wrong, or one that jumps by an hour, which nobody may notice.
-            node.env["MESHKV_TEST_CLOCK"] = clock = dice.choice(["0", "200", "-200", "3600000@2", "-3600000@2"])
-            done[f"clock {clock}"] = done.get(f"clock {clock}", 0) + 1
+            # Back with another clock: a little wrong, or one that jumps by an hour or two, which nobody may notice. Not by
+            # the same as another's: most of them with one jump are right, and whoever has not jumped is not.
+            jump = dice.randrange(3_600_000, 7_200_000)
+            clock = dice.choice(["0", "200", "-200", f"{jump}@2", f"-{jump}@2"])
+            node.env["MESHKV_TEST_CLOCK"] = clock
+            named = clock.replace(str(jump), "hours")
+            done[f"clock {named}"] = done.get(f"clock {named}", 0) + 1
         time.sleep(lasts)
         network.heal()
         if what == "pause":
