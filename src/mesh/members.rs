@@ -183,6 +183,11 @@ impl Members {
         }
     }
 
+    /// All have agreed on what they hold of this former member.
+    pub(super) fn has_settled(&self, gone: Incarnation) -> bool {
+        self.settled.contains_key(&gone)
+    }
+
     #[must_use]
     pub fn is_removed(&self, incarnation: Incarnation) -> bool {
         self.removed.contains(&incarnation)
@@ -206,15 +211,17 @@ impl Members {
         is_fenced.then_some((Reason::Fenced, "it was away for too long; the others have not decided yet"))
     }
 
-    /// Belongs to a mesh that may hold something: has a copy of it, or knows somebody who perhaps serves it.
+    /// Has a copy of its mesh, or knows somebody who has.
     pub(super) fn has_mesh(&self) -> bool {
-        self.loaded || self.members.values().any(Member::may_serve)
+        self.loaded || self.members.values().any(Member::holds_copy)
     }
 
-    /// A member was met, and said whether it has a copy.
-    pub(super) fn came_with(&mut self, incarnation: Incarnation, has_copy: bool) {
+    /// A member was met, and said its lineage.
+    pub(super) fn has_said(&mut self, incarnation: Incarnation, lineage: u128) {
+        let is_ours = lineage != 0 && lineage == self.lineage;
         if let Some(member) = self.members.get_mut(&incarnation) {
-            member.came_without = !has_copy;
+            member.is_met = true;
+            member.has_copy |= is_ours;
         }
     }
 
@@ -338,7 +345,8 @@ impl Members {
                 round_trips: RoundTrips::default(),
                 clock_offset_ms: 0,
                 fenced: false,
-                came_without: false,
+                is_met: false,
+                has_copy: false,
             },
         );
         self.open_the_claim();

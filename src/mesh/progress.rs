@@ -236,10 +236,7 @@ impl Origin {
 
     /// The pull under way brings a write of it with this stamp; to be said before the store has it.
     pub(super) fn bring(&self, stamp: Hlc) {
-        // Of an origin that is settled everybody holds the same already.
-        if !self.is_settled() {
-            self.surpluses.lock().bring(stamp);
-        }
+        self.surpluses.lock().bring(stamp);
     }
 
     /// That pull is over; what it brought is counted now, or has this number.

@@ -327,7 +327,11 @@ impl Worker {
     }
 
     fn insert(&mut self, link: Link, role: Role, now_ns: u64, connected: bool) -> LinkId {
-        self.rest.stir(now_ns);
+        match &role {
+            // An address behind which nobody is known is dialed again and again.
+            Role::Out(out) if out.target.is_none() => self.rest.disturb(),
+            _ => self.rest.stir(now_ns),
+        }
         let id = self.next_link;
         self.next_link += 1;
         self.slots.insert(id, Slot { link, role, opened_ns: now_ns, heard_ns: now_ns, connected });

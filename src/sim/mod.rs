@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 pub type Faults = BTreeMap<&'static str, u64>;
 
 /// Faults that a batch of runs must have seen, or it has tested nothing.
-pub const REQUIRED_FAULTS: [&str; 21] = [
+pub const REQUIRED_FAULTS: [&str; 23] = [
     "crash",
     "restart",
     "partition",
@@ -50,6 +50,8 @@ pub const REQUIRED_FAULTS: [&str; 21] = [
     "comparison",
     "pair compared at the end",
     "tiny limits",
+    "lull",
+    "rest",
 ];
 
 /// Runs one seed.
@@ -61,7 +63,8 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 41] = [
+pub const SCENARIOS: [(&str, &str); 42] = [
+    ("pulled from one who starts over", include_str!("scenarios/pulled_from_one_who_starts_over.txt")),
     ("no yielding to who holds nothing", include_str!("scenarios/no_yielding_to_who_holds_nothing.txt")),
     ("sleep while nothing happens", include_str!("scenarios/sleep_while_nothing_happens.txt")),
     ("given up by the only one left", include_str!("scenarios/given_up_by_the_only_one_left.txt")),

@@ -55,6 +55,8 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64, mutation: Mutation) -> Plan {
         let mut random = Random::new(seed ^ 0x706c_616e);
+        // Of their own, so that they go with everything else.
+        let mut paces = Random::new(seed ^ 0x7061_6365);
         let is_long = random.chance(1, 8);
         let hosts = random.between(2, 5) as usize;
         let exile = (is_long && random.chance(1, 2))
@@ -73,8 +75,8 @@ impl Plan {
             forget_ms: if exile.is_some() { 3_600_000 } else { *random.one(&[2_000, 10_000, 3_600_000]) },
             tombstones_max: if seed.is_multiple_of(4) { 2 } else { TOMBSTONES_MAX },
             request_ms: random.between(5, 60),
-            lulls: seed.is_multiple_of(2),
-            rests: !seed.is_multiple_of(3),
+            lulls: paces.chance(1, 2),
+            rests: paces.chance(2, 3),
             fault_ms: random.between(300, 3_000),
             skew_ms: *random.one(&[0, 0, 0, 200, 200, 200, SKEW_MAX_MS]),
             start_skew_ms: 0,

@@ -1,7 +1,7 @@
 //! Named scenarios: what happened once, written down so that it can be read and runs again.
 //!
 //! A script is lines of `SECONDS VERB ARGUMENTS`, or `FROM..TO/STEP VERB ARGUMENTS`, where `%` counts from 0; `#` begins a comment. Hosts are numbers. `hosts N`,
-//! `forget SECONDS`, `cap TOMBSTONES`, `log BYTES`, `scan RECORDS` (in one step), `latency MS` (of each connection, one way) and `rests 1` (the simulator lets workers sleep) come first. Verbs:
+//! `forget SECONDS`, `cap TOMBSTONES`, `log BYTES`, `scan RECORDS` (in one step), `latency MS [MS]` (of each connection, one way; from, to) and `rests 1` (the simulator lets workers sleep) come first. Verbs:
 //!
 //! - `start H [as HOST] [skew MS] [knows H...]` (under another host's name; told of these addresses only), `crash H`, `leave H`, `pause H SECONDS`, `jump H MS`: processes and their clocks;
 //! - `cut A B | C D`, `oneway A | B` (what A says does not reach B), `heal`: the network;
@@ -64,8 +64,9 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
             "cap" => plan.tombstones_max = number()? as u64,
             "log" => plan.log_bytes = number()? as usize,
             "latency" => {
-                plan.latency_ms = number()? as u64;
-                plan.latency_least_ms = plan.latency_ms;
+                let (least, most) = rest.split_once(' ').unwrap_or((rest, rest));
+                plan.latency_least_ms = least.parse().map_err(|_| line.to_owned())?;
+                plan.latency_ms = most.parse().map_err(|_| line.to_owned())?;
             }
             "scan" => plan.portions.scan_records = number()? as usize,
             at => {

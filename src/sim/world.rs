@@ -24,9 +24,9 @@ use std::sync::Arc;
 pub(super) const MS: u64 = 1_000_000;
 const WALL_START_MS: u64 = 1_700_000_000_000;
 pub(super) const TICK_MS: u64 = 25;
-/// One request in so many is followed by a lull, of so many milliseconds at most.
-const LULL_EVERY: u64 = 150;
-const LULL_MS: u64 = 8_000;
+/// In runs with lulls, milliseconds between two of them, and of one, at most.
+const LULLS_APART_MS: u64 = 12_000;
+const LULL_MS: u64 = 6_000;
 pub(super) const PEER_PORT: u16 = 7373;
 
 /// What a run without a violation came to.
@@ -128,6 +128,8 @@ pub(super) struct World {
     next_conn: usize,
     pub(super) cuts: Cuts,
     pub(super) chaos: bool,
+    /// When clients fall silent next.
+    lull_ns: u64,
     pub(super) checker: Checker,
     deciding: compared::Deciding,
     pub(super) faults: Faults,
@@ -155,6 +157,7 @@ impl World {
             next_conn: 0,
             cuts: Cuts::none(plan.hosts + 1),
             chaos: true,
+            lull_ns: 0,
             checker: Checker::default(),
             deciding: compared::Deciding::default(),
             faults: Faults::new(),
@@ -269,9 +272,11 @@ impl World {
             Event::Tick { process, worker } => {
                 let Some(known) = self.processes.get(&process) else { return Ok(()) };
                 let is_paused = known.paused_until > self.now_ns;
-                let rests = self.plan.rests && !is_paused && {
-                    known.engines[worker].mesh.due_ns() > self.now_of(known).mono_ns
-                };
+                let mesh = &known.engines[worker].mesh;
+                let rests = self.plan.rests && !is_paused && mesh.due_ns() > self.now_of(known).mono_ns;
+                if rests && self.chaos && mesh.is_quiet() {
+                    self.fault("rest");
+                }
                 if !is_paused && !rests {
                     self.turn(process, worker, true)?;
                 }
@@ -284,9 +289,12 @@ impl World {
             Event::Request => {
                 if self.chaos {
                     self.request()?;
-                    let is_lull = self.plan.lulls && self.random.chance(1, LULL_EVERY);
-                    let most = if is_lull { LULL_MS } else { 2 * self.plan.request_ms };
-                    let after = self.random.between(1, most) * MS;
+                    let mut after = self.random.between(1, 2 * self.plan.request_ms) * MS;
+                    if self.plan.lulls && self.now_ns >= self.lull_ns {
+                        after = self.random.between(1_000, LULL_MS) * MS;
+                        self.lull_ns = self.now_ns + after + self.random.between(1, LULLS_APART_MS) * MS;
+                        self.fault("lull");
+                    }
                     self.later(after, Event::Request);
                 }
             }

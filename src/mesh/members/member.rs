@@ -50,15 +50,22 @@ pub struct Member {
     /// Its wall clock minus ours, in milliseconds.
     pub clock_offset_ms: i64,
     pub(super) fenced: bool,
-    /// When it was met it had no copy of any mesh.
-    pub(super) came_without: bool,
+    /// It was met, not only heard of.
+    pub(super) is_met: bool,
+    /// It has said our lineage, which it does only with a copy.
+    pub(super) has_copy: bool,
 }
 
 impl Member {
-    /// Serves, or may do so for all that is known.
-    pub(super) fn may_serve(&self) -> bool {
-        let is_unknown = self.report.is_none() && !self.came_without;
-        self.health != Health::Down && (is_unknown || self.phase() >= Phase::Prepared)
+    /// Has a copy of our mesh.
+    pub(super) fn holds_copy(&self) -> bool {
+        self.health != Health::Down && (self.has_copy || self.phase() >= Phase::Prepared)
+    }
+
+    /// Has one, or may have one for all that is known: it was only heard of.
+    pub(super) fn may_hold_copy(&self) -> bool {
+        let is_hearsay = self.health != Health::Down && self.report.is_none() && !self.is_met;
+        is_hearsay || self.holds_copy()
     }
 
     pub(super) fn phase(&self) -> Phase {

@@ -11,7 +11,7 @@ use crate::peer::frame::Phase;
 impl Members {
     pub(super) fn advance_phase(&mut self, progress: &Progress, rules: Rules, now_ns: u64) {
         let orphaned_ms = now_ns.saturating_sub(self.orphaned_ns.unwrap_or(now_ns)) / MS;
-        if self.lineage != 0 && !self.has_mesh() {
+        if !self.loaded && self.lineage != 0 && !self.members.values().any(Member::may_hold_copy) {
             self.orphaned_ns.get_or_insert(now_ns);
             if orphaned_ms > SUSPECT_MS {
                 // Whose lineage that was has gone before we had a copy; what we hold is a part of nothing.

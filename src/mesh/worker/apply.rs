@@ -91,7 +91,7 @@ impl<'a, S: Storage> Intake<'a, S> {
             return Err(Ending::unsettled());
         }
         if let Some(Pull { brought, vectors }) = &mut self.pull {
-            brought.note((writer, hlc), vectors, self.mesh, || true);
+            brought.note((writer, hlc), vectors, self.mesh, || true)?;
         }
         apply_clear((hlc, writer), self.context)
     }
@@ -156,7 +156,7 @@ impl<'a, S: Storage> Intake<'a, S> {
             return Err(Ending::unsettled());
         }
         if let Some(Pull { brought, vectors }) = &mut self.pull {
-            brought.note((writer, operation.hlc), vectors, self.mesh, is_news);
+            brought.note((writer, operation.hlc), vectors, self.mesh, is_news)?;
         }
         let stamp = match self.mesh.config.mutation {
             Mutation::LaterArrivalWins => Stamp::Local(clock),

@@ -22,6 +22,11 @@ impl Ending {
         Ending::Refuse(Reason::Unsettled, detail.to_owned())
     }
 
+    pub(super) fn settled() -> Ending {
+        let detail = "it holds writes of a former member that the others have settled without";
+        Ending::Refuse(Reason::Unsettled, detail.to_owned())
+    }
+
     /// Of what is stamped so far ahead of this node's clock that one of the two is wrong.
     pub(super) fn unless_in_time<S>(stamp: Hlc, what: &str, context: Context<'_, S>) -> Result<(), Ending> {
         let ahead = stamp.millis().saturating_sub(context.now.wall_ms);

@@ -178,6 +178,7 @@ pub(super) fn on_frame<S: Storage>(
             from.lineage = lineage_tag(lineage);
             let mut members = worker.mesh.members.lock();
             members.adopt_lineage(lineage);
+            members.has_said(from.incarnation, lineage);
             worker.mesh.publish(&members);
             Ok(())
         }
@@ -332,7 +333,7 @@ fn on_hello<S: Storage>(
         return Err(Ending::Refuse(reason, detail.to_owned()));
     }
     members.adopt_lineage(hello.lineage);
-    members.came_with(info.incarnation, hello.lineage != 0);
+    members.has_said(info.incarnation, hello.lineage);
     let origin = mesh.progress.ensure(info.incarnation, usize::from(info.workers));
     let index = usize::from(hello.worker);
     let Some(applied) = origin.stream(index).map(|stream| stream.applied()) else {

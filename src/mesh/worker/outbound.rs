@@ -344,7 +344,7 @@ fn on_welcome<S: Storage>(
     if !welcome.joining {
         members.adopt_lineage(welcome.lineage);
     }
-    members.came_with(peer, welcome.lineage != 0);
+    members.has_said(peer, welcome.lineage);
     mesh.begin_logging();
     mesh.publish(&members);
     drop(members);

@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering;
 const BUSY_MS: u64 = 20;
 /// The same while nothing is: what other workers have published is taken up within this.
 const REST_MS: u64 = 100;
+/// Ticks are at least this far apart, in milliseconds: a driver may not look sooner.
+const APART_MS: u64 = 10;
 /// Nothing must have happened for so long, in milliseconds.
 const QUIET_MS: u64 = 1_000;
 
@@ -42,11 +44,12 @@ impl Rest {
         self.stirred_ns = now_ns;
     }
 
-    /// A frame has come. A mark only moves the floor, which takes its time anyway; beats and comparisons come all the time.
+    /// A frame has come. A mark only moves the floor, which takes its time anyway, and who rests is ready, so that an echo
+    /// decides nothing; beats and comparisons come all the time.
     pub(super) fn hear(&mut self, frame: &Frame<'_>, now_ns: u64) {
         match frame {
-            Frame::Mark { .. } => {}
-            Frame::Beat(_) | Frame::Echo(_) | Frame::DigestAsk(_) | Frame::Digest(_) => self.disturb(),
+            Frame::Mark { .. } | Frame::Echo(_) => {}
+            Frame::Beat(_) | Frame::DigestAsk(_) | Frame::Digest(_) => self.disturb(),
             _ => self.stir(now_ns),
         }
     }
@@ -93,7 +96,7 @@ impl Worker {
         if self.rest.is_quiet && self.is_settled() {
             let mark_ns = self.mark_ns + self.rest.mark_ms() * MS;
             let next_ns = if self.index == 0 { mark_ns.min(self.beat_ns) } else { mark_ns };
-            self.rest.until_ns = next_ns.clamp(now_ns + MS, now_ns + REST_MS * MS);
+            self.rest.until_ns = next_ns.clamp(now_ns + APART_MS * MS, now_ns + REST_MS * MS);
         }
     }
 
