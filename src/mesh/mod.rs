@@ -115,6 +115,8 @@ pub struct Portions {
     pub scan_records: usize,
     /// See [`crate::limits::RANGES_OWN_MAX`].
     pub ranges: usize,
+    /// Workers rest while nothing happens.
+    pub rests: bool,
 }
 
 impl Default for Portions {
@@ -125,6 +127,7 @@ impl Default for Portions {
             frame_bytes: OPS_FRAME_BYTES,
             scan_records: SCAN_RECORDS_PER_TURN,
             ranges: RANGES_OWN_MAX,
+            rests: true,
         }
     }
 }

@@ -197,5 +197,6 @@ pub(super) fn portions(seed: u64) -> Portions {
         frame_bytes: *random.one(&[1, 100]),
         scan_records: random.between(1, 3) as usize,
         ranges: random.between(1, 3) as usize,
+        rests: true,
     }
 }

@@ -106,7 +106,8 @@ impl Worker {
             Role::Out(Outbound { cursor, said_lineage, .. }) => cursor.is_some() && *said_lineage,
             Role::In(inbound) => !inbound.is_half_open() && inbound.is_at_rest(),
         };
-        self.logging
+        self.mesh.config.portions.rests
+            && self.logging
             && self.is_ready()
             && self.view_version == self.mesh.view_version.load(Ordering::Acquire)
             && !self.mesh.leaving.load(Ordering::Acquire)
