@@ -26,8 +26,6 @@ pub struct Plan {
     pub request_ms: u64,
     /// Now and then no client asks for anything for seconds.
     pub lulls: bool,
-    /// Workers sleep for as long as they may; otherwise they tick at the pace that they have while something is under way.
-    pub rests: bool,
     /// Milliseconds between two faults, on average.
     pub fault_ms: u64,
     /// Wall clocks are wrong by up to this, in milliseconds.
@@ -57,6 +55,7 @@ impl Plan {
         let mut random = Random::new(seed ^ 0x706c_616e);
         // Of their own, so that they go with everything else.
         let mut paces = Random::new(seed ^ 0x7061_6365);
+        let (lulls, rests) = (paces.chance(1, 2), paces.chance(2, 3));
         let is_long = random.chance(1, 8);
         let hosts = random.between(2, 5) as usize;
         let exile = (is_long && random.chance(1, 2))
@@ -71,12 +70,11 @@ impl Plan {
             chaos_ms: random.between(4_000, 25_000) + if is_long { 70_000 } else { 0 },
             calm_ms: if is_long { 80_000 } else { 25_000 },
             log_bytes: *random.one(&[256, 1024, 64 * 1024]),
-            portions: faults::portions(seed),
+            portions: Portions { rests, ..faults::portions(seed) },
             forget_ms: if exile.is_some() { 3_600_000 } else { *random.one(&[2_000, 10_000, 3_600_000]) },
             tombstones_max: if seed.is_multiple_of(4) { 2 } else { TOMBSTONES_MAX },
             request_ms: random.between(5, 60),
-            lulls: paces.chance(1, 2),
-            rests: paces.chance(2, 3),
+            lulls,
             fault_ms: random.between(300, 3_000),
             skew_ms: *random.one(&[0, 0, 0, 200, 200, 200, SKEW_MAX_MS]),
             start_skew_ms: 0,

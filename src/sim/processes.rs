@@ -54,7 +54,7 @@ impl World {
             seeds_expected: true,
             keys: Keys::default(),
             log_bytes: self.plan.log_bytes,
-            portions: Portions { rests: self.plan.rests, ..self.plan.portions },
+            portions: self.plan.portions,
             forget_ms: self.plan.forget_ms,
             tombstones_max: self.plan.tombstones_max,
             compare_ms: COMPARE_MS,

@@ -37,13 +37,12 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
         exile: None,
         workers: 2,
         log_bytes: 64 * 1024,
-        portions: Portions::default(),
+        portions: Portions { rests: false, ..Portions::default() },
         forget_ms: 3_600_000,
         tombstones_max: crate::limits::TOMBSTONES_MAX,
         skew_ms: 0,
         latency_ms: 0,
         is_long: false,
-        rests: false,
         ..Plan::of(1, mutation)
     };
     let mut steps = Vec::new();
@@ -60,7 +59,7 @@ pub(super) fn parse(script: &str, mutation: Mutation) -> Result<(Plan, Vec<Step>
             "hosts" => plan.hosts = number()? as usize,
             "forget" => plan.forget_ms = (number()? * 1e3) as u64,
             // When a step meets which tick is what many scripts are about; the others may say that workers sleep.
-            "rests" => plan.rests = number()? > 0.0,
+            "rests" => plan.portions.rests = number()? > 0.0,
             "cap" => plan.tombstones_max = number()? as u64,
             "log" => plan.log_bytes = number()? as usize,
             "latency" => {

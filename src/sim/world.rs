@@ -273,7 +273,8 @@ impl World {
                 let Some(known) = self.processes.get(&process) else { return Ok(()) };
                 let is_paused = known.paused_until > self.now_ns;
                 let mesh = &known.engines[worker].mesh;
-                let rests = self.plan.rests && !is_paused && mesh.due_ns() > self.now_of(known).mono_ns;
+                let rests =
+                    self.plan.portions.rests && !is_paused && mesh.due_ns() > self.now_of(known).mono_ns;
                 if rests && self.chaos && mesh.is_quiet() {
                     self.fault("rest");
                 }

@@ -91,7 +91,6 @@ impl Worker {
 
     /// And ends: until when the worker may sleep.
     pub(super) fn lie_down(&mut self, now_ns: u64) {
-        self.rest.until_ns = 0;
         // What this tick has begun counts.
         if self.rest.is_quiet && self.is_settled() {
             let mark_ns = self.mark_ns + self.rest.mark_ms() * MS;
