@@ -24,6 +24,7 @@ use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{BEAT_MS, MEMBERS_MAX, REMOVED_GOSSIP_MAX};
 use crate::peer::frame::{Beat, MemberInfo, OriginVector, Phase, Reason};
+pub(in crate::mesh) use floor::SETTLED_WITHOUT;
 pub use member::{Event, Meeting, Member, Report, Rules};
 pub use pull::PullPlan;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

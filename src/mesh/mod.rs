@@ -161,12 +161,14 @@ pub enum Mutation {
     ForgetsWithoutMajority,
     /// What this node has said to hold binds it only once it has heard what others made of that.
     ClaimsForgotten,
+    /// Whoever brings it in a pull, it does not wait for that.
+    PullsNeverWait,
     /// What a pull brings beyond what it counts is not spoken of.
     SurplusIsSilent,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 13] = {
+    pub const ALL: [Mutation; 14] = {
         use Mutation::*;
         [
             FloorWithoutOthers,
@@ -181,6 +183,7 @@ impl Mutation {
             LeftBehindStays,
             ForgetsWithoutMajority,
             ClaimsForgotten,
+            PullsNeverWait,
             SurplusIsSilent,
         ]
     };

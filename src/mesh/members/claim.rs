@@ -10,6 +10,10 @@
 //! is waited for as well, until it is back or removed: it may have gone further before, and what is taken meanwhile
 //! could be copied on. Nobody else waits for that.
 //!
+//! A pull from somebody whose word those floors needed as well brings what is safe: either its own word did not reach that
+//! far when it took the write, so that no floor did, or it has waited for the same. Who was met only after a promise that is
+//! still in doubt is not such a one.
+//!
 //! Writes of somebody whom a member has let in are never below anybody's floor: that member has said nothing since
 //! under a view without the newcomer, whose clock has seen everything that the member's had.
 
@@ -23,6 +27,8 @@ use std::collections::BTreeSet;
 pub(super) struct Claim {
     /// With whose writes the greatest `stable` was made.
     partners: BTreeSet<Incarnation>,
+    /// Whose own word was needed for everything that may have been made of ours since nothing was in doubt.
+    bound: BTreeSet<Incarnation>,
     /// In doubt up to here; zero: nothing.
     open: Hlc,
 }
@@ -34,15 +40,33 @@ impl Members {
         self.claim.open
     }
 
+    /// What this member has taken does not lie below what others may have made of our word.
+    #[must_use]
+    pub(in crate::mesh) fn is_bound_as_we_are(&self, member: Incarnation) -> bool {
+        self.claim.bound.contains(&member)
+    }
+
     /// Everything up to here is held of all present members.
     pub(super) fn promise(&mut self, stable: Hlc) {
         if stable > self.greatest_stable {
             self.greatest_stable = stable;
             self.claim.partners = self.members.keys().copied().collect();
+            if self.claim.open == Hlc::ZERO {
+                self.claim.bound.clone_from(&self.claim.partners);
+            } else {
+                self.claim.bound.retain(|member| self.claim.partners.contains(member));
+            }
         }
     }
 
-    /// Somebody new is in the view, or a copy has come.
+    /// What was copied from this member came with its word.
+    pub(super) fn inherit_promise(&mut self, donor: Incarnation, stable: Hlc) {
+        self.promise(stable);
+        self.claim.bound = [donor].into();
+        self.open_the_claim();
+    }
+
+    /// Somebody new is in the view.
     pub(super) fn open_the_claim(&mut self) {
         self.claim.open = self.greatest_stable;
     }

@@ -13,6 +13,9 @@ use crate::mesh::view::Health;
 use crate::peer::frame::{Openness, OriginVector, Phase};
 use std::collections::BTreeSet;
 
+/// Why a node starts over, and why another takes nothing more of it.
+pub(in crate::mesh) const SETTLED_WITHOUT: &str =
+    "it holds writes of a former member that the others have settled without";
 /// Settled origins that one member is reminded of at a time.
 const ASKED_MAX: usize = 16;
 
@@ -66,8 +69,7 @@ impl Members {
                 let told = told.filter(|report| report.settled.contains(&gone));
                 let told: Vec<&OriginVector> = told.filter_map(|report| report.vectors.get(&gone)).collect();
                 if told.iter().any(|theirs| ours.is_ahead(theirs)) {
-                    let reason = "it holds writes of a former member that the others have settled without";
-                    self.events.push(Event::Rebirth { reason });
+                    self.events.push(Event::Rebirth { reason: SETTLED_WITHOUT });
                     return;
                 }
                 let told_same = told.iter().any(|theirs| theirs.is_same(&ours));

@@ -6,7 +6,7 @@
 //! of that origin whatever the member held when its scan began. What it holds no more was dominated, and
 //! what dominates it has a greater stamp. What comes beyond that is kept account of in `mesh/surplus.rs`.
 
-use super::{Event, MS, Members};
+use super::{Event, MS, Member, Members};
 use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::progress::Progress;
@@ -113,8 +113,12 @@ impl Members {
             is_cut_off && !origin.is_settled()
         });
         let cut_off: Vec<OriginVector> = cut_off.map(|origin| origin.vector()).collect();
-        // The same order everywhere: see `mesh/surplus.rs`.
-        for member in self.members.values().filter(|member| member.is_serving()) {
+        // The same order everywhere: see `mesh/surplus.rs`. But what others bring may have to wait for somebody who is down.
+        let mut donors: Vec<&Member> = self.members.values().filter(|member| member.is_serving()).collect();
+        if self.open_claim() > Hlc::ZERO {
+            donors.sort_by_key(|member| !self.is_bound_as_we_are(member.info.incarnation));
+        }
+        for member in donors {
             let donor = member.info.incarnation;
             let Some(report) = member.report.as_ref().filter(|_| can_ask(donor)) else { continue };
             let is_behind = |ours: &&OriginVector| {
@@ -188,8 +192,7 @@ impl Members {
             self.pull.failed_copies = 0;
             self.adopt_lineage(begin.lineage);
             self.floor = self.floor.max(begin.floor);
-            self.promise(begin.stable);
-            self.open_the_claim();
+            self.inherit_promise(plan.donor, begin.stable);
         }
         self.beat_now = true;
         true

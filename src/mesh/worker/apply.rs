@@ -36,6 +36,7 @@ pub(super) struct Pull<'a> {
     pub(super) brought: &'a mut Brought,
     /// What the donor held when it began.
     pub(super) vectors: &'a [OriginVector],
+    pub(super) donor: Option<Incarnation>,
 }
 
 /// How far a batch came.
@@ -64,9 +65,16 @@ impl<'a, S: Storage> Intake<'a, S> {
         intake
     }
 
-    /// Of a pull.
+    /// Of a pull. Not to be called with the membership locked.
     pub(super) fn of_pull(mesh: &'a Mesh, pull: Pull<'a>, context: Context<'a, S>) -> Intake<'a, S> {
-        Intake::new(mesh, Some(pull), context)
+        let donor = pull.donor;
+        let mut intake = Intake::new(mesh, Some(pull), context);
+        let is_bound = |donor| mesh.members.lock().is_bound_as_we_are(donor);
+        let never_waits = mesh.config.mutation == Mutation::PullsNeverWait;
+        if intake.claimed > Hlc::ZERO && (donor.is_some_and(is_bound) || never_waits) {
+            intake.claimed = Hlc::ZERO;
+        }
+        intake
     }
 
     /// Whether a write may lie below what others have decided without knowing its writer, and has to wait.
@@ -90,7 +98,7 @@ impl<'a, S: Storage> Intake<'a, S> {
         if self.must_wait(hlc, writer) {
             return Err(Ending::unsettled());
         }
-        if let Some(Pull { brought, vectors }) = &mut self.pull {
+        if let Some(Pull { brought, vectors, .. }) = &mut self.pull {
             brought.note((writer, hlc), vectors, self.mesh, || true)?;
         }
         apply_clear((hlc, writer), self.context)
@@ -155,7 +163,7 @@ impl<'a, S: Storage> Intake<'a, S> {
         if must_wait && is_news() {
             return Err(Ending::unsettled());
         }
-        if let Some(Pull { brought, vectors }) = &mut self.pull {
+        if let Some(Pull { brought, vectors, .. }) = &mut self.pull {
             brought.note((writer, operation.hlc), vectors, self.mesh, is_news)?;
         }
         let stamp = match self.mesh.config.mutation {

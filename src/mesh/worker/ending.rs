@@ -3,6 +3,7 @@
 use super::Context;
 use crate::base::version::Hlc;
 use crate::limits::STAMP_AHEAD_MS;
+use crate::mesh::members::SETTLED_WITHOUT;
 use crate::peer::frame::Reason;
 
 /// How a frame ends its link.
@@ -23,8 +24,7 @@ impl Ending {
     }
 
     pub(super) fn settled() -> Ending {
-        let detail = "it holds writes of a former member that the others have settled without";
-        Ending::Refuse(Reason::Unsettled, detail.to_owned())
+        Ending::Refuse(Reason::Unsettled, SETTLED_WITHOUT.to_owned())
     }
 
     /// Of what is stamped so far ahead of this node's clock that one of the two is wrong.
