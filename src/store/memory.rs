@@ -30,6 +30,8 @@ const STRIPE_MEMORY_MIN: u64 = 64 * 1024;
 const SWEEP_PAUSE_MS: u64 = 1000;
 /// A sweep takes at most one part in this many of the time.
 const SWEEP_SHARE: u64 = 10;
+/// What lies between two calls counts for no more than this, in milliseconds: the process may have slept, or its clock jumped.
+const SWEEP_STEP_MS: u64 = 250;
 /// Entries that are moved at a time when a stripe is made compact.
 const COMPACT_STEP: usize = 32;
 /// What giving a chunk back to the system counts for in a budget of entries.
@@ -48,9 +50,12 @@ type Group<'s> = [Option<RwLockReadGuard<'s, Stripe>>; GROUP];
 struct Sweep {
     stripe: usize,
     bucket: u64,
-    /// 0: between two sweeps.
-    started_ms: u64,
-    next_ms: u64,
+    is_under_way: bool,
+    /// So long for now, or, between two, so long until the next.
+    took_ms: u64,
+    pause_ms: u64,
+    /// When it was called last.
+    called_ms: u64,
     /// Stripes before this one have caught up with the clear.
     cleared: usize,
 }
@@ -516,6 +521,13 @@ impl Storage for MemoryStore {
     fn maintain(&self, now_ms: u64, floor: Hlc, budget: usize) -> bool {
         let mut sweep = self.sweep.lock();
         let mut left = budget;
+        let called_ms = std::mem::replace(&mut sweep.called_ms, now_ms);
+        let elapsed_ms = now_ms.saturating_sub(called_ms);
+        if sweep.is_under_way {
+            sweep.took_ms += elapsed_ms.min(SWEEP_STEP_MS);
+        } else {
+            sweep.pause_ms = sweep.pause_ms.saturating_sub(elapsed_ms);
+        }
         if self.common.rooms.trim(false, (budget / TRIM_COST).max(1)) {
             return true;
         }
@@ -532,17 +544,17 @@ impl Storage for MemoryStore {
             }
             sweep.cleared += 1;
         }
-        if sweep.started_ms == 0 {
-            if now_ms < sweep.next_ms {
+        if !sweep.is_under_way {
+            if sweep.pause_ms > 0 {
                 return false;
             }
-            *sweep = Sweep { started_ms: now_ms.max(1), cleared: sweep.cleared, ..Sweep::default() };
+            let Sweep { called_ms, cleared, .. } = *sweep;
+            *sweep = Sweep { is_under_way: true, called_ms, cleared, ..Sweep::default() };
         }
         while left > 0 {
             if sweep.stripe == self.stripes.len() {
-                let took_ms = now_ms.saturating_sub(sweep.started_ms);
-                sweep.next_ms = now_ms + (took_ms * (SWEEP_SHARE - 1)).max(SWEEP_PAUSE_MS);
-                sweep.started_ms = 0;
+                sweep.pause_ms = (sweep.took_ms * (SWEEP_SHARE - 1)).max(SWEEP_PAUSE_MS);
+                sweep.is_under_way = false;
                 // What this sweep has freed is given back at the next call.
                 return self.common.rooms.wants_trim();
             }
