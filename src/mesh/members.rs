@@ -7,6 +7,7 @@
 mod claim;
 mod clock;
 mod compare;
+mod doubt;
 mod floor;
 mod health;
 mod member;
@@ -477,6 +478,10 @@ impl Members {
         if self.is_left_behind(rules) {
             self.stable = Hlc::ZERO;
             return self.events.push(Event::Rebirth { reason: "the others have gone on without it" });
+        }
+        if self.has_taken_too_late(progress, rules) {
+            let reason = "the others have decided without writes that it has taken";
+            return self.events.push(Event::Rebirth { reason });
         }
         if let Some(reason) = self.cannot_go_on(now_ns) {
             return self.events.push(Event::Rebirth { reason });

@@ -163,12 +163,14 @@ pub enum Mutation {
     ClaimsForgotten,
     /// Whoever brings it in a pull, it does not wait for that.
     PullsNeverWait,
+    /// What was taken in doubt stays, whoever has decided without it.
+    DoubtsForgotten,
     /// What a pull brings beyond what it counts is not spoken of.
     SurplusIsSilent,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 14] = {
+    pub const ALL: [Mutation; 15] = {
         use Mutation::*;
         [
             FloorWithoutOthers,
@@ -184,6 +186,7 @@ impl Mutation {
             ForgetsWithoutMajority,
             ClaimsForgotten,
             PullsNeverWait,
+            DoubtsForgotten,
             SurplusIsSilent,
         ]
     };
@@ -251,6 +254,8 @@ pub struct Mesh {
     floor: AtomicU64,
     /// See `members/claim.rs`.
     claimed: AtomicU64,
+    /// See `members/doubt.rs`.
+    doubted: AtomicU64,
     /// Half of the lineage, 0 for none: to tell on every frame whether a link still belongs.
     lineage: AtomicU64,
     /// The jump of the machine's clock that is being ignored, in milliseconds.
@@ -276,6 +281,7 @@ impl Mesh {
             members.begin_alone();
         }
         let (view, lineage) = (members.view(0), members.lineage());
+        let doubted = members.doubted_upto();
         Mesh {
             config,
             counters: Counters::default(),
@@ -297,6 +303,7 @@ impl Mesh {
             hints: Mutex::new(Vec::new()),
             floor: AtomicU64::new(0),
             claimed: AtomicU64::new(0),
+            doubted: AtomicU64::new(doubted.0),
             lineage: AtomicU64::new(lineage_tag(lineage)),
             jump_ms: AtomicI64::new(0),
             sees_mesh: AtomicBool::new(false),
@@ -479,11 +486,17 @@ impl Mesh {
     fn publish_floor(&self, members: &Members) {
         self.floor.store(members.floor().0, Ordering::Release);
         self.claimed.store(members.open_claim().0, Ordering::Release);
+        self.doubted.store(members.doubted_upto().0, Ordering::Release);
     }
 
     /// Writes at or below this may have been decided elsewhere without this node's knowledge.
     fn claimed(&self) -> Hlc {
         Hlc(self.claimed.load(Ordering::Acquire))
+    }
+
+    /// What comes at or below this is taken in doubt.
+    fn doubted(&self) -> Hlc {
+        Hlc(self.doubted.load(Ordering::Acquire))
     }
 
     /// The driver's clock has jumped by so much and is not followed; 0: it is followed. To be said whenever

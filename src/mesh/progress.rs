@@ -159,6 +159,8 @@ pub struct Origin {
     pub incarnation: Incarnation,
     streams: Vec<Mutex<Stream>>,
     surpluses: Mutex<Surpluses>,
+    /// The first and the last stamp of what was taken of it in doubt: see `members/doubt.rs`.
+    doubt: Mutex<Option<(Hlc, Hlc)>>,
     /// Its lifetime is over: nothing more is taken from it directly.
     is_over: AtomicBool,
     /// And every member was seen to hold the same of it.
@@ -175,6 +177,7 @@ impl Origin {
             incarnation,
             streams: (0..workers).map(|_| Mutex::new(Stream::default())).collect(),
             surpluses: Mutex::default(),
+            doubt: Mutex::default(),
             is_over: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             is_void: AtomicBool::new(false),
@@ -239,6 +242,24 @@ impl Origin {
         self.surpluses.lock().bring(stamp);
     }
 
+    /// A write of it with this stamp was taken in doubt.
+    pub(super) fn doubt(&self, stamp: Hlc) {
+        let mut doubt = self.doubt.lock();
+        let (first, last) = doubt.unwrap_or((stamp, stamp));
+        *doubt = Some((first.min(stamp), last.max(stamp)));
+    }
+
+    /// The first and the last of what was taken of it in doubt.
+    pub(super) fn doubted(&self) -> Option<(Hlc, Hlc)> {
+        *self.doubt.lock()
+    }
+
+    /// What is left of the doubt, given the first and the last.
+    pub(super) fn judge(&self, left: impl FnOnce((Hlc, Hlc)) -> Option<(Hlc, Hlc)>) {
+        let mut doubt = self.doubt.lock();
+        *doubt = doubt.and_then(left);
+    }
+
     /// That pull is over; what it brought is counted now, or has this number.
     fn end_pull(&self, uncounted: Option<u64>) {
         let closed = self.closed();
@@ -301,9 +322,11 @@ impl Progress {
             // Was known by name only; nothing can have been applied to no streams.
             let over = entry.is_over.load(Ordering::Acquire);
             let surpluses = std::mem::take(&mut *entry.surpluses.lock());
+            let doubt = entry.doubted();
             *entry = Arc::new(Origin::new(origin, workers.min(PEER_WORKERS_MAX)));
             entry.is_over.store(over, Ordering::Release);
             *entry.surpluses.lock() = surpluses;
+            *entry.doubt.lock() = doubt;
         }
         Arc::clone(entry)
     }

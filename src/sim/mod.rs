@@ -63,7 +63,7 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 44] = [
+pub const SCENARIOS: [(&str, &str); 46] = [
     ("pulled from one who starts over", include_str!("scenarios/pulled_from_one_who_starts_over.txt")),
     ("no yielding to who holds nothing", include_str!("scenarios/no_yielding_to_who_holds_nothing.txt")),
     ("sleep while nothing happens", include_str!("scenarios/sleep_while_nothing_happens.txt")),
@@ -92,6 +92,8 @@ pub const SCENARIOS: [(&str, &str); 44] = [
     ("copies that come to nothing", include_str!("scenarios/copies_that_come_to_nothing.txt")),
     ("a clock minutes behind", include_str!("scenarios/a_clock_minutes_behind.txt")),
     ("decided by one who is down", include_str!("scenarios/decided_by_one_who_is_down.txt")),
+    ("a floor that was copied", include_str!("scenarios/a_floor_that_was_copied.txt")),
+    ("taken while it copied", include_str!("scenarios/taken_while_it_copied.txt")),
     ("taken by one who promised less", include_str!("scenarios/taken_by_one_who_promised_less.txt")),
     ("pulled below what was promised", include_str!("scenarios/pulled_below_what_was_promised.txt")),
     ("a dead namesake is copied", include_str!("scenarios/a_dead_namesake_is_copied.txt")),

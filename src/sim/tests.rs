@@ -56,7 +56,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// The seeds where each rule's absence is noticed; none: a named scenario does, chance hardly ever. If a change moves
 /// that, the search below finds the next seed.
-const NOTICED: [(Mutation, Option<u64>); 14] = [
+const NOTICED: [(Mutation, Option<u64>); 15] = [
     (Mutation::FloorWithoutOthers, Some(1)),
     (Mutation::CollectByAge, None),
     (Mutation::FloorIgnoresViews, Some(3)),
@@ -70,6 +70,7 @@ const NOTICED: [(Mutation, Option<u64>); 14] = [
     (Mutation::ForgetsWithoutMajority, None),
     (Mutation::ClaimsForgotten, None),
     (Mutation::PullsNeverWait, None),
+    (Mutation::DoubtsForgotten, None),
     (Mutation::SurplusIsSilent, None),
 ];
 

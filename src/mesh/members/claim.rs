@@ -14,20 +14,23 @@
 //! far when it took the write, so that no floor did, or it has waited for the same. Who was met only after a promise that is
 //! still in doubt is not such a one.
 //!
+//! What cannot be known here, and so is not held back, is judged later: see `doubt.rs`.
+//!
 //! Writes of somebody whom a member has let in are never below anybody's floor: that member has said nothing since
 //! under a view without the newcomer, whose clock has seen everything that the member's had.
 
 use super::{Members, Rules};
 use crate::base::version::{Hlc, Incarnation};
 use crate::mesh::Mutation;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claim {
-    /// With whose writes the greatest `stable` was made.
-    partners: BTreeSet<Incarnation>,
-    /// Whose own word was needed for everything that may have been made of ours since nothing was in doubt.
+    /// With whose writes a `stable` was made, and the greatest of those.
+    partners: BTreeMap<Incarnation, Hlc>,
+    /// Whose own word was needed for everything that may have been made of ours since nothing was in doubt; after a copy its
+    /// donor, whose word ours is.
     bound: BTreeSet<Incarnation>,
     /// In doubt up to here; zero: nothing.
     open: Hlc,
@@ -48,14 +51,21 @@ impl Members {
 
     /// Everything up to here is held of all present members.
     pub(super) fn promise(&mut self, stable: Hlc) {
-        if stable > self.greatest_stable {
-            self.greatest_stable = stable;
-            self.claim.partners = self.members.keys().copied().collect();
-            if self.claim.open == Hlc::ZERO {
-                self.claim.bound.clone_from(&self.claim.partners);
-            } else {
-                self.claim.bound.retain(|member| self.claim.partners.contains(member));
-            }
+        if stable == Hlc::ZERO {
+            return;
+        }
+        self.greatest_stable = self.greatest_stable.max(stable);
+        let members = &self.members;
+        let Claim { partners, bound, open } = &mut self.claim;
+        partners.retain(|partner, _| members.contains_key(partner));
+        for member in members.keys() {
+            let upto = partners.entry(*member).or_default();
+            *upto = stable.max(*upto);
+        }
+        if *open == Hlc::ZERO {
+            *bound = members.keys().copied().collect();
+        } else {
+            bound.retain(|member| members.contains_key(member));
         }
     }
 
@@ -66,7 +76,7 @@ impl Members {
         self.open_the_claim();
     }
 
-    /// Somebody new is in the view.
+    /// Somebody new is in the view, or a copy has come.
     pub(super) fn open_the_claim(&mut self) {
         self.claim.open = self.greatest_stable;
     }
@@ -76,11 +86,12 @@ impl Members {
         let upto = self.greatest_stable;
         let hash = self.view_hash();
         let mut is_known = true;
-        for (_, partner) in self.members.iter().filter(|(inc, _)| self.claim.partners.contains(inc)) {
+        for (partner, shared) in &self.claim.partners {
+            let Some(partner) = self.members.get(partner) else { continue };
             let report = partner.report.as_ref();
             let floor = report.map_or(Hlc::ZERO, |report| report.floor);
             if rules.mutation != Mutation::ClaimsForgotten {
-                self.floor = self.floor.max(floor.min(upto));
+                self.floor = self.floor.max(floor.min(*shared));
                 is_known &= report.is_some_and(|report| report.view_hash == hash);
             }
         }

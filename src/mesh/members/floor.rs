@@ -168,6 +168,9 @@ impl Members {
             true => reported.filter(|stable| *stable > Hlc::ZERO).min().unwrap_or(stable),
         };
         self.floor = self.floor.max(least.min(stable));
+        if agreed {
+            self.trust_what_is_decided(progress);
+        }
     }
 
     /// Whether this member, or we, will take nothing from that one any more: has fenced it, or does not know it, as one of

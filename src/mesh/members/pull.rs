@@ -9,6 +9,7 @@
 use super::{Event, MS, Member, Members};
 use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
+use crate::mesh::Mutation;
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
 use crate::peer::frame::{OriginVector, PullBegin};
@@ -162,10 +163,13 @@ impl Members {
         begin: &PullBegin,
         grown: &[Incarnation],
         progress: &Progress,
+        mutation: Mutation,
     ) -> bool {
         // Not if it has changed sides, or we have.
         let is_ours = self.lineage == 0 || self.lineage == begin.lineage;
-        let current = self.pull.current.take_if(|plan| plan.covered.is_some() || is_ours);
+        // Nor if it has decided without what came from others meanwhile.
+        let is_sound = self.loaded || self.judge_what_came_meanwhile(begin, progress, mutation);
+        let current = self.pull.current.take_if(|plan| plan.covered.is_some() || (is_ours && is_sound));
         let Some(plan) = current else { return false };
         let is_covered =
             |vector: &&OriginVector| plan.covered.as_ref().is_none_or(|all| all.contains(&vector.origin));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::limits::DOWN_MS;
 use crate::mesh::Mutation;
-use crate::peer::frame::Echo;
+use crate::peer::frame::{Echo, Held, Openness, PullBegin};
 
 const ONE: Incarnation = Incarnation(1);
 const OTHER: Incarnation = Incarnation(2);
@@ -38,6 +38,11 @@ fn beat() -> Beat {
         strangers: Vec::new(),
         vectors: Vec::new(),
     }
+}
+
+fn vector(origin: Incarnation, applied: u64, closed: u64) -> OriginVector {
+    let workers = vec![Held { applied, closed: Hlc(closed), ranges: Vec::new() }];
+    OriginVector { origin, openness: Openness::Open, workers, surplus: Vec::new() }
 }
 
 fn with_other(progress: &Progress) -> Members {
@@ -94,5 +99,66 @@ fn who_has_no_copy_settles_nothing() {
         // There is nobody who could hold anything else; but without a copy, nothing is not what was written.
         let settled = progress.get(OTHER).expect("it was a member").is_settled();
         assert_eq!(settled, loaded);
+    }
+}
+
+#[test]
+fn who_took_what_a_member_has_decided_without_starts_over_and_nobody_else() {
+    const WRITER: Incarnation = Incarnation(3);
+    // This node has taken two writes, at 20 and 30. Of the other: its floor, and how many of the two it holds, all up to which
+    // stamp.
+    let cases = [
+        (10, None, false, "it has decided nothing of them"),
+        (20, None, true, "it has decided without the first, and never heard of their writer"),
+        (25, Some((0, 0)), true, "without the first"),
+        (25, Some((1, 24)), true, "it held not everything up to its floor"),
+        (25, Some((1, 25)), false, "it only lags behind"),
+        (40, Some((1, 25)), true, "without the second"),
+        (40, Some((2, 40)), false, "it has both"),
+        (40, Some((2, 25)), false, "it has both, and waits for a mark"),
+    ];
+    for (floor, theirs, starts_over, why) in cases {
+        let progress = Progress::default();
+        let mut members = with_other(&progress);
+        members.loaded = true;
+        members.add(&info(WRITER), &progress, false, 0).expect("nothing against it");
+        let origin = progress.ensure(WRITER, 1);
+        origin.stream(0).expect("alive").insert(0, 2);
+        origin.doubt(Hlc(30));
+        origin.doubt(Hlc(20));
+        let vectors = theirs.map(|(applied, closed)| vector(WRITER, applied, closed)).into_iter().collect();
+        members.on_beat(OTHER, Beat { floor: Hlc(floor), vectors, ..beat() }, &progress, 1);
+        assert_eq!(members.has_taken_too_late(&progress, RULES), starts_over, "{why}");
+        members.floor = Hlc(30);
+        members.trust_what_is_decided(&progress);
+        assert!(!members.has_taken_too_late(&progress, RULES), "decided here as well");
+    }
+}
+
+#[test]
+fn what_came_while_it_copied_is_judged_by_what_its_donor_held() {
+    const WRITER: Incarnation = Incarnation(3);
+    // Taken: 20 to 30. Of the donor: its floor and its word, and up to where it held everything of the writer. Is the copy of
+    // use, and what of that stays in doubt?
+    let cases = [
+        ((10, 15), 0, true, None, "later than anything that the donor has said"),
+        ((10, 25), 0, true, Some((20, 25)), "up to its word"),
+        ((10, 25), 25, true, None, "which it gave with them"),
+        ((20, 25), 20, true, Some((20, 25)), "it had what it has decided"),
+        ((20, 25), 19, false, Some((20, 25)), "it has decided without the first"),
+        ((40, 50), 30, true, None, "it had them all"),
+        ((40, 50), 29, false, Some((20, 30)), "it has decided without the last"),
+    ];
+    for ((floor, stable), closed, is_sound, left, why) in cases {
+        let progress = Progress::default();
+        let members = Members::new(info(ONE), 0, Random::new(1));
+        let origin = progress.ensure(WRITER, 1);
+        origin.doubt(Hlc(20));
+        origin.doubt(Hlc(30));
+        let vectors = vec![vector(WRITER, 0, closed)];
+        let clear = (Hlc::ZERO, Incarnation(0));
+        let begin = PullBegin { id: 1, lineage: 1, floor: Hlc(floor), stable: Hlc(stable), clear, vectors };
+        assert_eq!(members.judge_what_came_meanwhile(&begin, &progress, Mutation::None), is_sound, "{why}");
+        assert_eq!(origin.doubted(), left.map(|(first, last)| (Hlc(first), Hlc(last))), "{why}");
     }
 }

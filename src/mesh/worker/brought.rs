@@ -33,6 +33,10 @@ impl Brought {
         Brought { is_copy, noted: BTreeMap::new() }
     }
 
+    pub(super) fn is_copy(&self) -> bool {
+        self.is_copy
+    }
+
     /// What has to be done about this write in case it is news.
     fn concern(&mut self, writer: Incarnation, hlc: Hlc, pull: &[OriginVector], mesh: &Mesh) -> Concern {
         if writer == Incarnation(0) || self.noted.get(&writer).is_some_and(|noted| hlc <= *noted) {

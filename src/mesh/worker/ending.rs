@@ -27,6 +27,11 @@ impl Ending {
         Ending::Refuse(Reason::Unsettled, SETTLED_WITHOUT.to_owned())
     }
 
+    pub(super) fn decided() -> Ending {
+        let detail = "it holds writes that this node has decided without";
+        Ending::Refuse(Reason::Unsettled, detail.to_owned())
+    }
+
     /// Of what is stamped so far ahead of this node's clock that one of the two is wrong.
     pub(super) fn unless_in_time<S>(stamp: Hlc, what: &str, context: Context<'_, S>) -> Result<(), Ending> {
         let ahead = stamp.millis().saturating_sub(context.now.wall_ms);

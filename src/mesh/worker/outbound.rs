@@ -212,7 +212,7 @@ pub(super) fn on_frame<S: Storage>(
             let (clear, writer) = begin.clear;
             let latest = begin.stable.max(begin.floor).max(clear).max(latest_surplus(&begin.vectors));
             Ending::unless_in_time(latest, "a copy", context)?;
-            let pull = Pull { brought: &mut pulling.brought, vectors: &begin.vectors, donor: out.peer };
+            let pull = Pull { brought: &mut pulling.brought, begin: &begin, donor: out.peer };
             Intake::of_pull(&worker.mesh, pull, context).clear(clear, writer)?;
             pulling.begun_ns = context.now.mono_ns;
             pulling.begin = Some(begin);
@@ -232,7 +232,7 @@ pub(super) fn on_frame<S: Storage>(
                 return Err(Ending::protocol("records before PULL_BEGIN"));
             };
             let decided = if pulling.is_copy { begin.floor } else { Hlc::ZERO };
-            let pull = Pull { brought: &mut pulling.brought, vectors: &begin.vectors, donor: out.peer };
+            let pull = Pull { brought: &mut pulling.brought, begin, donor: out.peer };
             let mut intake = Intake::of_pull(&worker.mesh, pull, context);
             let mut records = Frame::records(writers, bytes);
             let mut batch = Vec::with_capacity(BATCH);
@@ -284,7 +284,7 @@ fn finish<S>(
         return members.fail_pull(false, &mesh.progress, context.now.mono_ns);
     };
     context.clock.observe(begin.stable.max(begin.floor));
-    let is_complete = members.finish_pull(&begin, grown, &mesh.progress);
+    let is_complete = members.finish_pull(&begin, grown, &mesh.progress, mesh.config.mutation);
     if !is_complete {
         members.fail_pull(true, &mesh.progress, context.now.mono_ns);
     }
