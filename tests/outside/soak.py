@@ -106,6 +106,15 @@ def main():
         os._exit(1)
 
 
+def differing(listings, most=5):
+    """Some keys that not all have alike, and what each node has."""
+    if not all(isinstance(one, dict) for one in listings):
+        return ["serves" if isinstance(one, dict) else "does not serve" for one in listings]
+    held = {key: [one.get(key) for one in listings] for key in sorted({key for one in listings for key in one})}
+    unlike = [(key, values) for key, values in held.items() if any(value != values[0] for value in values)]
+    return dict(unlike[:most])
+
+
 def soak(lab, network, options):
     mesh, dice, stopping = Mesh(lab, network, options.nodes), random.Random(options.seed), threading.Event()
     # Churn first, so that the first third of the figures is not the filling.
@@ -126,7 +135,11 @@ def soak(lab, network, options):
         rounds, judged = rounds + 1, judged + len(history.ops)
         time.sleep(1.0)
         finals = [listing(node, f"r{rounds - 1}k") for node in mesh.nodes]
-        assert all(final == finals[0] for final in finals), "the nodes differ"
+        if any(final != finals[0] for final in finals):
+            # Whether they were only late, or have parted for good, is another fault.
+            time.sleep(10.0)
+            later = [listing(node, f"r{rounds - 1}k") for node in mesh.nodes]
+            raise AssertionError(f"the nodes differ: {differing(finals)}; ten seconds later: {differing(later) or 'no more'}")
         Check(history, lost=lost, final=finals[0], safe=("quorum",)).assert_clean()
         print(f"round {rounds}: {done}", flush=True)
         now = {node.name: f"{node.metric('process_resident_memory_bytes') / 2**20:.0f} MiB" for node in mesh.nodes}

@@ -219,10 +219,7 @@ pub(super) fn on_frame<S: Storage>(
                         worker.mesh.note(true, text);
                     }
                 }
-                // What is ignored is not held, or others would take it for held everywhere.
-                if !from.origin.is_void() {
-                    stream.insert(from.position, position);
-                }
+                stream.insert(from.position, position);
                 from.position = position;
                 applied += taken.applied as u64;
                 superseded += taken.superseded as u64;
