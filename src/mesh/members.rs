@@ -4,6 +4,7 @@
 //! Members are lifetimes. The view is a set that only grows, minus a set that only grows; a lifetime that
 //! was removed never comes back. A view is named by a hash of what it holds.
 
+mod beat;
 mod claim;
 mod clock;
 mod compare;
@@ -17,14 +18,15 @@ mod pull;
 mod seeds;
 #[cfg(test)]
 mod tests;
+mod unlisted;
 
 use super::figures::RoundTrips;
 use super::progress::Progress;
 use super::view::{Health, Peer, View};
 use crate::base::random::Random;
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{BEAT_MS, MEMBERS_MAX, REMOVED_GOSSIP_MAX};
-use crate::peer::frame::{Beat, MemberInfo, OriginVector, Phase, Reason};
+use crate::limits::{MEMBERS_MAX, REMOVED_GOSSIP_MAX};
+use crate::peer::frame::{MemberInfo, OriginVector, Phase, Reason};
 pub(in crate::mesh) use floor::SETTLED_WITHOUT;
 pub use member::{Event, Meeting, Member, Report, Rules};
 pub use pull::PullPlan;
@@ -54,6 +56,8 @@ pub struct Members {
     settled: BTreeMap<Incarnation, OriginVector>,
     /// Nodes of another mesh, met by this node or a member, which others may still take for members.
     strangers: BTreeSet<Incarnation>,
+    /// Writers whom no member lists.
+    unlisted: unlisted::Unlisted,
     /// Of the settled, those that somebody still waits for.
     asked_settled: BTreeSet<Incarnation>,
     seeds: Vec<SocketAddr>,
@@ -101,6 +105,7 @@ impl Members {
             orphaned_ns: None,
             settled: BTreeMap::new(),
             strangers: BTreeSet::new(),
+            unlisted: unlisted::Unlisted::new(),
             asked_settled: BTreeSet::new(),
             seeds: Vec::new(),
             selves: BTreeSet::new(),
@@ -157,7 +162,7 @@ impl Members {
     }
 
     #[must_use]
-    pub(super) fn greatest_stable(&self) -> Hlc {
+    pub(crate) fn greatest_stable(&self) -> Hlc {
         self.greatest_stable
     }
 
@@ -392,67 +397,6 @@ impl Members {
         }
     }
 
-    /// A member's beat.
-    pub(super) fn on_beat(&mut self, from: Incarnation, beat: Beat, progress: &Progress, now_ns: u64) {
-        let Some(member) = self.members.get_mut(&from) else { return };
-        member.heard_ns = Some(now_ns);
-        member.refused = false;
-        let health = member.health_at(now_ns);
-        let address = member.info.address;
-        // Before any removal, the sender's own included: whom a former member has let in stays, or nobody but
-        // they would know of them. What cannot be added is of no concern to the beat's sender.
-        for (info, _) in beat.members.iter().filter(|(info, _)| info.incarnation != from) {
-            let _ = self.add(info, progress, true, now_ns);
-        }
-        if beat.phase == Phase::Left {
-            self.forget_seed(address);
-            return self.remove(from, progress, now_ns);
-        }
-        let Some(member) = self.members.get_mut(&from) else { return };
-        let fences = beat.members.iter().filter(|(_, fenced)| *fenced).map(|(m, _)| m.incarnation).collect();
-        let before = (member.phase(), member.health);
-        let settled = beat.vectors.iter().filter(|v| v.is_settled()).map(|v| v.origin).collect();
-        let vectors: BTreeMap<_, _> = beat.vectors.into_iter().map(|v| (v.origin, v)).collect();
-        let unknown: Vec<(Incarnation, usize)> =
-            vectors.iter().map(|(origin, v)| (*origin, v.workers.len())).collect();
-        member.report = Some(Report {
-            phase: beat.phase,
-            view_hash: beat.view_hash,
-            stable: beat.stable,
-            floor: beat.floor,
-            vectors,
-            fences,
-            settled,
-        });
-        // That somebody is down is for the tick to find: it takes note of when.
-        if health != Health::Down {
-            member.health = health;
-        }
-        self.dirty |= before != (beat.phase, member.health);
-        for incarnation in beat.removed {
-            self.remove(incarnation, progress, now_ns);
-        }
-        for incarnation in beat.strangers {
-            self.met_stranger(incarnation, progress);
-        }
-        // Of those who were gone before we came: until everybody holds the same, we are part of everybody.
-        for (origin, workers) in unknown {
-            let report = self.members.get(&from).and_then(|member| member.report.as_ref());
-            let open = report.is_some_and(|report| !report.settled.contains(&origin));
-            if open && self.removed.contains(&origin) && !self.settled.contains_key(&origin) {
-                progress.ensure(origin, workers).end();
-            }
-        }
-        for (info, _) in beat.members {
-            if info.incarnation == from {
-                self.on_name(from, info.name);
-                continue;
-            }
-            // Once more: its name may be free now.
-            let _ = self.add(&info, progress, true, now_ns);
-        }
-    }
-
     /// Former members whose every write is at or below the floor.
     pub(super) fn take_settled(&mut self) -> Vec<Incarnation> {
         let floor = self.floor;
@@ -486,6 +430,7 @@ impl Members {
         if let Some(reason) = self.cannot_go_on(now_ns) {
             return self.events.push(Event::Rebirth { reason });
         }
+        self.remove_unlisted(progress, rules.mutation, now_ns);
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);
         self.settle_claim(rules);
@@ -507,41 +452,6 @@ impl Members {
     /// The farewell goes to this member.
     pub(super) fn said_farewell(&mut self, to: Incarnation, now_ns: u64) {
         self.farewells.entry(to).or_insert(now_ns);
-    }
-
-    /// The beat to send now; `leaving`: the last one.
-    pub(super) fn beat(
-        &mut self,
-        progress: &Progress,
-        own: OriginVector,
-        leaving: bool,
-        now_ns: u64,
-    ) -> Beat {
-        let mut vectors = self.vectors(progress);
-        vectors.push(own);
-        let removed = self.removed_to_tell(progress);
-        Beat {
-            sent_ns: now_ns,
-            phase: if leaving { Phase::Left } else { self.phase },
-            view_hash: self.view_hash(),
-            stable: self.stable,
-            floor: self.floor,
-            members: std::iter::once((self.me.clone(), false))
-                .chain(self.members.values().map(|m| (m.info.clone(), m.fenced)))
-                .collect(),
-            removed,
-            strangers: self.strangers_to_tell(),
-            vectors,
-        }
-    }
-
-    /// Those whom somebody takes for a member who has not met them since they have found their mesh, and who perhaps never
-    /// will: they may be dead.
-    fn strangers_to_tell(&self) -> Vec<Incarnation> {
-        let reports = || self.members.values().filter_map(|member| member.report.as_ref());
-        let is_named =
-            |stranger: &&Incarnation| reports().any(|report| report.vectors.contains_key(stranger));
-        self.strangers.iter().filter(is_named).copied().collect()
     }
 
     /// Everybody who is there has heard the farewell.
@@ -588,10 +498,5 @@ impl Members {
             size: self.members.len() + 1,
             peers: self.members.values().map(peer).collect(),
         }
-    }
-
-    /// The next beat is due so long after the last one, in nanoseconds.
-    pub(super) fn beat_pause_ns(&mut self) -> u64 {
-        (BEAT_MS - BEAT_MS / 10 + self.random.below(BEAT_MS / 5)) * MS
     }
 }

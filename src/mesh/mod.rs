@@ -167,10 +167,12 @@ pub enum Mutation {
     DoubtsForgotten,
     /// What a pull brings beyond what it counts is not spoken of.
     SurplusIsSilent,
+    /// A lifetime that no view lists is never over.
+    UnlistedForgotten,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 15] = {
+    pub const ALL: [Mutation; 16] = {
         use Mutation::*;
         [
             FloorWithoutOthers,
@@ -188,6 +190,7 @@ impl Mutation {
             PullsNeverWait,
             DoubtsForgotten,
             SurplusIsSilent,
+            UnlistedForgotten,
         ]
     };
 }

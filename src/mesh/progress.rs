@@ -147,6 +147,13 @@ impl OriginVector {
         !is_pulling && !self.is_ahead(other) && !other.is_ahead(self)
     }
 
+    /// Nothing of it is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let holds = |held: &Held| held.applied > 0 || !held.ranges.is_empty();
+        !self.workers.iter().any(holds) && self.surplus.is_empty() && self.openness != Openness::Pulling
+    }
+
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.openness == Openness::Settled

@@ -4,6 +4,7 @@
 //! faults are over and the mesh has had time to heal.
 
 use super::dump::{Dump, NEVER, Stamp, is_older};
+use super::floors::nothing_missing_below_floors;
 use super::plan::SKEW_MAX_MS;
 use super::world::Process;
 use super::write::Write;
@@ -11,7 +12,7 @@ use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{RANGES_MAX, SURPLUS_MAX};
 use crate::mesh::view::{Health, Peer};
 use crate::node::State;
-use crate::peer::frame::{OriginVector, Phase};
+use crate::peer::frame::OriginVector;
 use crate::store::Storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -67,7 +68,7 @@ pub(super) fn me(process: &Process) -> Incarnation {
     process.node.view().me
 }
 
-fn lineage(process: &Process) -> u128 {
+pub(super) fn lineage(process: &Process) -> u128 {
     process.node.mesh.with_members(crate::mesh::members::Members::lineage)
 }
 
@@ -309,7 +310,7 @@ impl Checker {
             }
             self.may_be_ready(process, processes, now_ms)?;
         }
-        self.nothing_missing_below_floors(processes)
+        nothing_missing_below_floors(processes)
     }
 
     /// A joiner's turn is over: if it is ready now, it must hold everything.
@@ -366,44 +367,6 @@ impl Checker {
             if lasting && dump.stamp(Some(key)) < write.stamp && !self.removed_later(key, write.stamp) {
                 let text = format!("process {} is ready without {write:?}", process.serial);
                 return Err(violation("D7", text));
-            }
-        }
-        Ok(())
-    }
-
-    /// D5, seen from the records: what is visible here below the floor is visible with every ready member.
-    fn nothing_missing_below_floors(
-        &self,
-        processes: &BTreeMap<usize, Process>,
-    ) -> Result<(), Box<Violation>> {
-        let ready: Vec<(&Process, Dump)> = processes
-            .values()
-            .filter(|process| process.node.view().phase == Phase::Ready)
-            .map(|process| (process, Dump::of(&process.node)))
-            .collect();
-        for (process, dump) in &ready {
-            let view = process.node.view();
-            let floor = process.node.mesh.with_members(crate::mesh::members::Members::floor);
-            for (other, others) in &ready {
-                let theirs = other.node.view();
-                let mutual = view.peers.iter().any(|peer| peer.incarnation == theirs.me)
-                    && theirs.peers.iter().any(|peer| peer.incarnation == view.me);
-                // Whoever has just been met was not part of it, and will notice as soon as it is told.
-                let has = |of| move |by: &Process| by.node.mesh.progress().get(of).map(|o| o.closed());
-                let heard = has(theirs.me)(process).min(has(view.me)(other)) >= Some(floor);
-                if !mutual || !heard || lineage(process) != lineage(other) {
-                    continue;
-                }
-                for (key, held) in dump.records.iter().filter(|(_, held)| held.stamp.0 <= floor) {
-                    let lasting = held.value.is_some() && held.expires_at_ms == 0;
-                    if lasting && is_older(others.stamp(Some(key)), held.stamp) {
-                        let text = format!(
-                            "{key} at {:?} is below the floor {floor:?} of {} and missing with {}",
-                            held.stamp, view.name, theirs.name
-                        );
-                        return Err(violation("D5", text));
-                    }
-                }
             }
         }
         Ok(())

@@ -62,7 +62,7 @@ enum By {
 }
 
 /// Where each rule's absence is noticed. If a change moves that, the search below finds it elsewhere, in a minute or two.
-const NOTICED: [(Mutation, By); 15] = [
+const NOTICED: [(Mutation, By); 16] = [
     (Mutation::FloorWithoutOthers, By::Seed(1)),
     (Mutation::CollectByAge, By::Scenario("removed stays removed")),
     (Mutation::FloorIgnoresViews, By::Seed(3)),
@@ -78,6 +78,7 @@ const NOTICED: [(Mutation, By); 15] = [
     (Mutation::PullsNeverWait, By::Scenario("pulled below what was promised")),
     (Mutation::DoubtsForgotten, By::Scenario("a floor that was copied")),
     (Mutation::SurplusIsSilent, By::Scenario("more than a pull counts")),
+    (Mutation::UnlistedForgotten, By::Scenario("a namesake that one member knew")),
 ];
 
 #[test]

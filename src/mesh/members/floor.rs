@@ -95,7 +95,7 @@ impl Members {
     }
 
     /// What is held of the members and, oldest first and no more than a frame has room for, of those who
-    /// have gone.
+    /// have gone, or whom nobody lists.
     pub(in crate::mesh) fn vectors(&self, progress: &Progress) -> Vec<OriginVector> {
         let mut gone = 0;
         let mut vectors = progress.vectors();
@@ -103,8 +103,10 @@ impl Members {
             if self.members.contains_key(&vector.origin) {
                 return true;
             }
-            gone += usize::from(self.removed.contains(&vector.origin));
-            gone <= REMOVED_GOSSIP_MAX - 2 && self.removed.contains(&vector.origin)
+            let is_told = self.removed.contains(&vector.origin)
+                || (self.is_unlisted(vector.origin) && !vector.is_empty());
+            gone += usize::from(is_told);
+            is_told && gone <= REMOVED_GOSSIP_MAX - 2
         });
         let answers = self.asked_settled.iter().filter(|origin| progress.get(**origin).is_none());
         // The sender's own comes to it.
@@ -135,6 +137,7 @@ impl Members {
     fn is_unreconciled(&self, progress: &Progress) -> bool {
         let gone = |incarnation| self.removed.contains(&incarnation);
         progress.all().iter().any(|origin| gone(origin.incarnation) && !origin.is_settled())
+            || self.holds_unlisted(progress)
     }
 
     pub(super) fn advance_floor(&mut self, progress: &Progress, own_closed: Hlc, rules: Rules) {

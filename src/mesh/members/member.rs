@@ -16,6 +16,7 @@ pub struct Report {
     pub stable: Hlc,
     pub floor: Hlc,
     pub vectors: BTreeMap<Incarnation, OriginVector>,
+    pub members: BTreeSet<Incarnation>,
     pub fences: BTreeSet<Incarnation>,
     /// Of those in `vectors`, the ones that are over and of which everybody was seen to hold the same.
     pub settled: BTreeSet<Incarnation>,

@@ -141,14 +141,15 @@ impl Members {
             && !self.hears_of_strangers(progress)
     }
 
-    /// Somebody who serves holds writes of a lifetime that is not known here, because another that lives has its name.
-    /// One of them will take another name or be removed, within seconds; until then nobody says what is missing here.
+    /// Somebody who serves has let in a lifetime that is none here, because another that lives has its name. One of them will
+    /// take another name or be removed, within seconds; until then nobody says what is missing here.
     fn hears_of_strangers(&self, progress: &Progress) -> bool {
         self.members.values().filter(|member| member.is_serving()).any(|member| {
             member.report.as_ref().is_some_and(|report| {
                 report.vectors.keys().any(|origin| {
+                    let may_write = report.members.contains(origin) && self.is_unlisted(*origin);
                     *origin != self.me.incarnation
-                        && progress.get(*origin).is_none()
+                        && (may_write || progress.get(*origin).is_none())
                         && !self.settled.contains_key(origin)
                         && !report.settled.contains(origin)
                 })

@@ -3,7 +3,7 @@
 use super::*;
 use crate::limits::DOWN_MS;
 use crate::mesh::Mutation;
-use crate::peer::frame::{Echo, Held, Openness, PullBegin};
+use crate::peer::frame::{Beat, Echo, Held, Openness, PullBegin};
 
 const ONE: Incarnation = Incarnation(1);
 const OTHER: Incarnation = Incarnation(2);
