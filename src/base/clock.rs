@@ -92,6 +92,11 @@ impl HybridClock {
         self.last.fetch_max(seen.0, Ordering::Relaxed);
     }
 
+    /// Forgets what was given and observed: nobody is left who was told.
+    pub fn restart(&self) {
+        self.last.store(0, Ordering::Relaxed);
+    }
+
     /// The greatest stamp given or observed so far.
     #[must_use]
     pub fn latest(&self) -> Hlc {

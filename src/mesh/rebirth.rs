@@ -93,8 +93,11 @@ impl Mesh {
         members.expect_others();
         members.discovered(&seeds);
         self.progress.reset();
+        // What the new lifetime says depends on nothing that was stamped before: its clock may have been wrong.
+        context.clock.restart();
         for worker in &self.workers {
             worker.head.store(0, Ordering::Release);
+            worker.closed.store(0, Ordering::Release);
         }
         self.counters.rebirths.fetch_add(1, Ordering::Relaxed);
         let reason = &rebirth.reason;

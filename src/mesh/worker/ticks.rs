@@ -5,7 +5,7 @@ use super::outbound::{Outbound, stream};
 use super::targets::Target;
 use super::{Effect, LinkId, MS, Role, SILENT_MS, Slot, Worker};
 use crate::base::version::{Hlc, Incarnation};
-use crate::limits::{CONNECT_MS, HANDSHAKE_MS};
+use crate::limits::{CONNECT_MS, HANDSHAKE_MS, STAMP_AHEAD_MS};
 use crate::mesh::members::{Event, Members, Rules};
 use crate::mesh::{Context, Mesh, Mutation, Rebirth};
 use crate::peer::frame::{Frame, Reason};
@@ -130,6 +130,12 @@ impl Worker {
             latest: context.clock.latest().next(),
         };
         let mut members = mesh.members.lock();
+        let ahead_ms = context.clock.latest().millis().saturating_sub(context.now.wall_ms);
+        if !members.is_loaded() && ahead_ms > STAMP_AHEAD_MS {
+            // The others would refuse its marks until their clocks have come so far.
+            let reason = "its clock was ahead, and went back".to_owned();
+            return mesh.ask_rebirth(Rebirth { reason, only_if_empty: false });
+        }
         members.tick(&mesh.progress, own_closed, rules, now_ns);
         mesh.judge_clock(&members);
         if rules.sees_mesh && members.is_locked_out(now_ns) {
