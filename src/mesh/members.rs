@@ -269,6 +269,9 @@ impl Members {
             self.strangers.pop_first();
         }
         self.disown(incarnation, progress);
+        if !self.removed.contains(&incarnation) {
+            progress.forget(incarnation);
+        }
     }
 
     /// A member turned out to belong to another mesh: it was none.
@@ -416,6 +419,7 @@ impl Members {
                 member.heard_ns = member.heard_ns.map(|heard| (heard + late).min(now_ns));
                 member.echoed_ns = (member.echoed_ns + late).min(now_ns);
             }
+            self.unlisted.clear();
         }
         self.judge_health(now_ns);
         self.fence_the_absent(progress, rules, now_ns);

@@ -120,7 +120,10 @@ impl Members {
             let _ = self.add(&info, progress, true, now_ns);
         }
         for (origin, workers, is_empty) in named {
-            if !is_empty && self.is_unlisted(origin) {
+            let report = self.members.get(&from).and_then(|member| member.report.as_ref());
+            // Of whom it has let in anything may come with a pull.
+            let is_listed = report.is_some_and(|report| report.members.contains(&origin));
+            if (is_listed || !is_empty) && self.is_unlisted(origin) {
                 progress.ensure(origin, workers);
             }
         }

@@ -37,7 +37,7 @@ impl Members {
                 report.floor >= first && is_told && theirs.is_none_or(lacks)
             })
         };
-        // Of nobody else anything is told: of somebody of another mesh, say, from whom a member once copied.
+        // Of somebody unlisted others may not have heard yet.
         let is_ours = |origin: &Origin| {
             let incarnation = origin.incarnation;
             let is_open = self.removed.contains(&incarnation) && !origin.is_settled();

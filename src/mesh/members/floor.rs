@@ -183,7 +183,7 @@ impl Members {
             return self.members.get(&absent).is_some_and(|member| member.fenced);
         }
         let report = self.members.get(&voter).and_then(|member| member.report.as_ref());
-        report.is_some_and(|r| r.fences.contains(&absent) || !r.vectors.contains_key(&absent))
+        report.is_some_and(|r| r.fences.contains(&absent) || !r.members.contains(&absent))
     }
 
     /// How many of the members have fenced this one, as far as is known.

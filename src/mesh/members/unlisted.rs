@@ -3,15 +3,18 @@
 //! Two lifetimes of one name cannot be in one view. While both live, one member may have let in the one, and everybody else
 //! the other, until one takes another name. If the one dies in that time, whoever has pulled from that member holds writes
 //! of a lifetime that is neither a member nor removed. What is held of such a one is told, and pulled, like that of
-//! anybody whose own stream does not come. Once no member of the view lists it, and it has not been met for as long as a
-//! member is silent before it is down, it counts as removed, as a restart removes whoever is down and has its name. Until
-//! then nothing is stable (scenario "a namesake that one member knew").
+//! anybody whose own stream does not come. Until it is decided what becomes of it nothing is stable.
+//!
+//! It may live, and would start over if it were removed. So that takes all members: for [`UNLISTED_MS`] on end each of them
+//! is heard and reports the same view, none lists it, and it has not said HELLO here. Had it been able to, it would be a
+//! member by now, under another name. Where somebody is down there is no hurry, as the floor stands still anyway.
 
-use super::{MS, Members};
+use super::{Event, MS, Member, Members};
 use crate::base::version::Incarnation;
-use crate::limits::DOWN_MS;
+use crate::limits::UNLISTED_MS;
 use crate::mesh::Mutation;
 use crate::mesh::progress::Progress;
+use crate::mesh::view::Health;
 use std::collections::BTreeMap;
 
 /// Since when no member lists them.
@@ -32,30 +35,40 @@ impl Members {
         origins.any(|origin| !origin.vector().is_empty())
     }
 
-    /// Removes those whom no member has listed for [`DOWN_MS`]; of whom nothing is held is not remembered.
+    /// It says that it is there, whatever it was answered.
+    pub(in crate::mesh) fn unlisted_lives(&mut self, writer: Incarnation) {
+        self.unlisted.remove(&writer);
+    }
+
+    /// Removes those whom no member has listed for [`UNLISTED_MS`]; of whom nothing is held is not remembered.
     pub(super) fn remove_unlisted(&mut self, progress: &Progress, mutation: Mutation, now_ns: u64) {
-        if !self.loaded || mutation == Mutation::UnlistedForgotten {
-            return;
+        let is_heard = |member: &Member| member.health == Health::Alive && !member.fenced;
+        if !self.loaded || !self.is_agreed() || !self.members.values().all(is_heard) {
+            return self.unlisted.clear();
         }
-        let may_list = |writer: &Incarnation| {
-            let mut members = self.members.values();
-            members.any(|m| m.report.as_ref().is_none_or(|report| report.members.contains(writer)))
+        let may_list = |writer: Incarnation| {
+            let mut reports = self.members.values().filter_map(|member| member.report.as_ref());
+            reports.any(|report| report.members.contains(&writer))
         };
         let mut unlisted = progress.all();
-        unlisted.retain(|origin| self.is_unlisted(origin.incarnation) && !may_list(&origin.incarnation));
+        unlisted.retain(|origin| self.is_unlisted(origin.incarnation) && !may_list(origin.incarnation));
         let mut since = std::mem::take(&mut self.unlisted);
         since.retain(|writer, _| unlisted.iter().any(|origin| origin.incarnation == *writer));
         for origin in unlisted {
             let writer = origin.incarnation;
-            if now_ns < since.entry(writer).or_insert(now_ns).saturating_add(DOWN_MS * MS) {
+            let waited_ns = now_ns.saturating_sub(*since.entry(writer).or_insert(now_ns));
+            if waited_ns < UNLISTED_MS * MS || mutation == Mutation::UnlistedForgotten {
                 continue;
             }
             since.remove(&writer);
             if origin.vector().is_empty() {
                 progress.forget(writer);
-            } else {
-                self.remove(writer, progress, now_ns);
+                continue;
             }
+            let text = format!("mesh   {writer:?} has gone, whom no member knows");
+            self.events.push(Event::Note { is_warning: false, text });
+            self.beat_now = true;
+            self.remove(writer, progress, now_ns);
         }
         self.unlisted = since;
     }

@@ -299,6 +299,7 @@ fn on_hello<S: Storage>(
         info.address.set_ip(inbound.remote.ip().to_canonical());
     }
     let mut members = mesh.members.lock();
+    members.unlisted_lives(info.incarnation);
     let empty = members.is_loaded() && is_empty(context.store, context.now.wall_ms);
     match members.meet(hello.lineage, info.incarnation, hello.empty, empty) {
         Meeting::Fine => {}
