@@ -49,8 +49,8 @@ fn main() -> ExitCode {
             sim::SCENARIOS.iter().for_each(|(name, _)| println!("{name}"));
             return ExitCode::SUCCESS;
         };
-        let script = match sim::SCENARIOS.iter().find(|(known, _)| *known == name) {
-            Some((_, script)) => (*script).to_owned(),
+        let script = match sim::scenario(&name) {
+            Some(script) => script.to_owned(),
             None => match std::fs::read_to_string(&name) {
                 Ok(script) => script,
                 Err(error) => {

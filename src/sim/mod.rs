@@ -119,6 +119,12 @@ pub const SCENARIOS: [(&str, &str); 52] = [
     ("the clock jumps", include_str!("scenarios/the_clock_jumps.txt")),
 ];
 
+/// The script of the scenario that is called so.
+#[must_use]
+pub fn scenario(name: &str) -> Option<&'static str> {
+    SCENARIOS.iter().find(|(known, _)| *known == name).map(|(_, script)| *script)
+}
+
 /// Runs a script; see `src/sim/script.rs` for what may stand in it.
 ///
 /// # Errors

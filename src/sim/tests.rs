@@ -96,11 +96,7 @@ fn every_rule_that_is_switched_off_is_noticed() {
         };
         let noticed = match known {
             By::Seed(seed) => by_seed(*seed),
-            By::Scenario(known) => {
-                let script =
-                    SCENARIOS.iter().find(|(name, _)| name == known).expect("there is such a scenario").1;
-                by_script(script)
-            }
+            By::Scenario(name) => by_script(scenario(name).expect("there is such a scenario")),
         };
         let noticed = noticed.or_else(|| {
             println!("{mutation:?} is noticed elsewhere now");
