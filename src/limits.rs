@@ -210,9 +210,9 @@ pub const BEAT_MS: u64 = 500;
 pub const SUSPECT_MS: u64 = 3_000;
 /// A member that was not heard for this long is down: not waited for, not counted, not forgotten.
 pub const DOWN_MS: u64 = 10_000;
-/// A lifetime that is in no view for this long is over, in milliseconds: more than one takes that is refused for its name
-/// before it changes that.
-pub const UNLISTED_MS: u64 = 20_000;
+/// A lifetime that is in no view for this long is over, in milliseconds: much more than one takes that is refused for its
+/// name before it changes that.
+pub const UNLISTED_MS: u64 = 60_000;
 /// A member that is down for this long is fenced and, by a majority, forgotten.
 pub const FORGET_MS: u64 = 3_600_000;
 /// With more tombstones than their cap a member that is down is fenced after this, in milliseconds.

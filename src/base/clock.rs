@@ -57,7 +57,8 @@ impl SteadyWall {
     }
 }
 
-/// A node's hybrid logical clock, shared by its workers. Each stamp is greater than all before it.
+/// A node's hybrid logical clock, shared by its workers. Each stamp is greater than all before it, but for
+/// [`HybridClock::restart_if_ahead`].
 #[derive(Debug, Default)]
 pub struct HybridClock {
     last: AtomicU64,
@@ -92,9 +93,12 @@ impl HybridClock {
         self.last.fetch_max(seen.0, Ordering::Relaxed);
     }
 
-    /// Forgets what was given and observed: nobody is left who was told.
-    pub fn restart(&self) {
-        self.last.store(0, Ordering::Relaxed);
+    /// For a new lifetime: begins anew if it is ahead of the wall clock by more than this, in milliseconds, since that was
+    /// wrong once. What follows may be stamped before what has been.
+    pub fn restart_if_ahead(&self, wall_ms: u64, by_ms: u64) {
+        if self.latest().millis() > wall_ms.saturating_add(by_ms) {
+            self.last.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The greatest stamp given or observed so far.

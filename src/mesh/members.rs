@@ -434,7 +434,7 @@ impl Members {
         if let Some(reason) = self.cannot_go_on(now_ns) {
             return self.events.push(Event::Rebirth { reason });
         }
-        self.remove_unlisted(progress, rules.mutation, now_ns);
+        self.remove_unlisted(progress, rules, late, now_ns);
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);
         self.settle_claim(rules);

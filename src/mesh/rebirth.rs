@@ -4,6 +4,7 @@
 use super::members::Members;
 use super::{Context, Mesh, is_empty};
 use crate::base::version::Incarnation;
+use crate::limits::STAMP_AHEAD_MS;
 use crate::store::Storage;
 use std::sync::atomic::Ordering;
 
@@ -93,8 +94,9 @@ impl Mesh {
         members.expect_others();
         members.discovered(&seeds);
         self.progress.reset();
-        // What the new lifetime says depends on nothing that was stamped before: its clock may have been wrong.
-        context.clock.restart();
+        // What was stamped before goes on to bind it, or a client's later write would lose against its earlier one; but
+        // not if others would refuse what is stamped so.
+        context.clock.restart_if_ahead(context.now.wall_ms, STAMP_AHEAD_MS);
         for worker in &self.workers {
             worker.head.store(0, Ordering::Release);
             worker.closed.store(0, Ordering::Release);

@@ -5,11 +5,11 @@
 //! of a lifetime that is neither a member nor removed. What is held of such a one is told, and pulled, like that of
 //! anybody whose own stream does not come. Until it is decided what becomes of it nothing is stable.
 //!
-//! It may live, and would start over if it were removed. So that takes all members: for [`UNLISTED_MS`] on end each of them
-//! is heard and reports the same view, none lists it, and it has not said HELLO here. Had it been able to, it would be a
-//! member by now, under another name. Where somebody is down there is no hurry, as the floor stands still anyway.
+//! It may live, and would start over if it were removed. So that takes all members: for [`UNLISTED_MS`] each of them is
+//! heard and reports the same view, and it has not said HELLO here. By then it would be a member under another name, had
+//! it been there most of that time. Nothing is lost by the wait: a tombstone is kept for as long anyway.
 
-use super::{Event, MS, Member, Members};
+use super::{Event, MS, Member, Members, Rules};
 use crate::base::version::Incarnation;
 use crate::limits::UNLISTED_MS;
 use crate::mesh::Mutation;
@@ -17,7 +17,7 @@ use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
 use std::collections::BTreeMap;
 
-/// Since when no member lists them.
+/// For how long no member has listed them while all were heard, in nanoseconds.
 pub(super) type Unlisted = BTreeMap<Incarnation, u64>;
 
 impl Members {
@@ -40,27 +40,33 @@ impl Members {
         self.unlisted.remove(&writer);
     }
 
-    /// Removes those whom no member has listed for [`UNLISTED_MS`]; of whom nothing is held is not remembered.
-    pub(super) fn remove_unlisted(&mut self, progress: &Progress, mutation: Mutation, now_ns: u64) {
-        let is_heard = |member: &Member| member.health == Health::Alive && !member.fenced;
-        if !self.loaded || !self.is_agreed() || !self.members.values().all(is_heard) {
+    /// Removes those whom no member has listed for [`UNLISTED_MS`]; of whom nothing is held is not remembered. `elapsed_ns`:
+    /// since the last time.
+    pub(super) fn remove_unlisted(
+        &mut self,
+        progress: &Progress,
+        rules: Rules,
+        elapsed_ns: u64,
+        now_ns: u64,
+    ) {
+        // Then no member lists anybody whom we do not.
+        let can_tell = |member: &Member| member.health != Health::Down && !member.fenced;
+        if !self.loaded || !self.is_agreed() || !self.members.values().all(can_tell) {
             return self.unlisted.clear();
         }
-        let may_list = |writer: Incarnation| {
-            let mut reports = self.members.values().filter_map(|member| member.report.as_ref());
-            reports.any(|report| report.members.contains(&writer))
-        };
         let mut unlisted = progress.all();
-        unlisted.retain(|origin| self.is_unlisted(origin.incarnation) && !may_list(origin.incarnation));
-        let mut since = std::mem::take(&mut self.unlisted);
-        since.retain(|writer, _| unlisted.iter().any(|origin| origin.incarnation == *writer));
+        unlisted.retain(|origin| self.is_unlisted(origin.incarnation));
+        self.unlisted.retain(|writer, _| unlisted.iter().any(|origin| origin.incarnation == *writer));
+        let all_heard = self.members.values().all(|member| member.health == Health::Alive);
+        let counted_ns = if all_heard { elapsed_ns } else { 0 };
         for origin in unlisted {
             let writer = origin.incarnation;
-            let waited_ns = now_ns.saturating_sub(*since.entry(writer).or_insert(now_ns));
-            if waited_ns < UNLISTED_MS * MS || mutation == Mutation::UnlistedForgotten {
+            let waited_ns = self.unlisted.entry(writer).or_default();
+            *waited_ns += counted_ns;
+            if *waited_ns < UNLISTED_MS * MS || rules.mutation == Mutation::UnlistedForgotten {
                 continue;
             }
-            since.remove(&writer);
+            self.unlisted.remove(&writer);
             if origin.vector().is_empty() {
                 progress.forget(writer);
                 continue;
@@ -70,6 +76,5 @@ impl Members {
             self.beat_now = true;
             self.remove(writer, progress, now_ns);
         }
-        self.unlisted = since;
     }
 }

@@ -8,7 +8,7 @@ use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{CONNECT_MS, HANDSHAKE_MS, STAMP_AHEAD_MS};
 use crate::mesh::members::{Event, Members, Rules};
 use crate::mesh::{Context, Mesh, Mutation, Rebirth};
-use crate::peer::frame::{Frame, Reason};
+use crate::peer::frame::{Frame, Phase, Reason};
 use crate::peer::link::Link;
 use crate::store::Storage;
 use std::collections::BTreeSet;
@@ -131,7 +131,7 @@ impl Worker {
         };
         let mut members = mesh.members.lock();
         let ahead_ms = context.clock.latest().millis().saturating_sub(context.now.wall_ms);
-        if !members.is_loaded() && ahead_ms > STAMP_AHEAD_MS {
+        if members.phase() == Phase::Joining && ahead_ms > STAMP_AHEAD_MS {
             // The others would refuse its marks until their clocks have come so far.
             let reason = "its clock was ahead, and went back".to_owned();
             return mesh.ask_rebirth(Rebirth { reason, only_if_empty: false });
