@@ -419,7 +419,6 @@ impl Members {
                 member.heard_ns = member.heard_ns.map(|heard| (heard + late).min(now_ns));
                 member.echoed_ns = (member.echoed_ns + late).min(now_ns);
             }
-            self.unlisted.clear();
         }
         self.judge_health(now_ns);
         self.fence_the_absent(progress, rules, now_ns);
@@ -434,7 +433,9 @@ impl Members {
         if let Some(reason) = self.cannot_go_on(now_ns) {
             return self.events.push(Event::Rebirth { reason });
         }
-        self.remove_unlisted(progress, rules, late, now_ns);
+        // Time asleep is not counted: what came meanwhile may still be read.
+        let awake_ns = if late > LATE_TICK_MS * MS { 0 } else { late };
+        self.remove_unlisted(progress, rules, awake_ns, now_ns);
         self.reconcile(progress, rules);
         self.advance_floor(progress, own_closed, rules);
         self.settle_claim(rules);

@@ -64,7 +64,7 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 55] = [
+pub const SCENARIOS: [(&str, &str); 56] = [
     ("pulled from one who starts over", include_str!("scenarios/pulled_from_one_who_starts_over.txt")),
     ("no yielding to who holds nothing", include_str!("scenarios/no_yielding_to_who_holds_nothing.txt")),
     ("sleep while nothing happens", include_str!("scenarios/sleep_while_nothing_happens.txt")),
@@ -93,6 +93,7 @@ pub const SCENARIOS: [(&str, &str); 55] = [
     ("a namesake's first write", include_str!("scenarios/a_namesakes_first_write.txt")),
     ("removed by one who is cut off", include_str!("scenarios/removed_by_one_who_is_cut_off.txt")),
     ("a namesake that was away", include_str!("scenarios/a_namesake_that_was_away.txt")),
+    ("a namesake met after sleep", include_str!("scenarios/a_namesake_met_after_sleep.txt")),
     ("started an hour ahead", include_str!("scenarios/started_an_hour_ahead.txt")),
     ("a clock that goes on", include_str!("scenarios/a_clock_that_goes_on.txt")),
     ("its clock was ahead", include_str!("scenarios/its_clock_was_ahead.txt")),

@@ -40,15 +40,9 @@ impl Members {
         self.unlisted.remove(&writer);
     }
 
-    /// Removes those whom no member has listed for [`UNLISTED_MS`]; of whom nothing is held is not remembered. `elapsed_ns`:
+    /// Removes those whom no member has listed for [`UNLISTED_MS`]; of whom nothing is held is not remembered. `awake_ns`:
     /// since the last time.
-    pub(super) fn remove_unlisted(
-        &mut self,
-        progress: &Progress,
-        rules: Rules,
-        elapsed_ns: u64,
-        now_ns: u64,
-    ) {
+    pub(super) fn remove_unlisted(&mut self, progress: &Progress, rules: Rules, awake_ns: u64, now_ns: u64) {
         // Then no member lists anybody whom we do not.
         let can_tell = |member: &Member| member.health != Health::Down && !member.fenced;
         if !self.loaded || !self.is_agreed() || !self.members.values().all(can_tell) {
@@ -58,7 +52,7 @@ impl Members {
         unlisted.retain(|origin| self.is_unlisted(origin.incarnation));
         self.unlisted.retain(|writer, _| unlisted.iter().any(|origin| origin.incarnation == *writer));
         let all_heard = self.members.values().all(|member| member.health == Health::Alive);
-        let counted_ns = if all_heard { elapsed_ns } else { 0 };
+        let counted_ns = if all_heard { awake_ns } else { 0 };
         for origin in unlisted {
             let writer = origin.incarnation;
             let waited_ns = self.unlisted.entry(writer).or_default();
