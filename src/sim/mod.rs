@@ -64,7 +64,7 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 56] = [
+pub const SCENARIOS: [(&str, &str); 57] = [
     ("pulled from one who starts over", include_str!("scenarios/pulled_from_one_who_starts_over.txt")),
     ("no yielding to who holds nothing", include_str!("scenarios/no_yielding_to_who_holds_nothing.txt")),
     ("sleep while nothing happens", include_str!("scenarios/sleep_while_nothing_happens.txt")),
@@ -96,6 +96,10 @@ pub const SCENARIOS: [(&str, &str); 56] = [
     ("a namesake met after sleep", include_str!("scenarios/a_namesake_met_after_sleep.txt")),
     ("started an hour ahead", include_str!("scenarios/started_an_hour_ahead.txt")),
     ("a clock that goes on", include_str!("scenarios/a_clock_that_goes_on.txt")),
+    (
+        "given up by each other and one who is dead",
+        include_str!("scenarios/given_up_by_each_other_and_one_who_is_dead.txt"),
+    ),
     ("its clock was ahead", include_str!("scenarios/its_clock_was_ahead.txt")),
     ("a quorum with one who copies", include_str!("scenarios/a_quorum_with_one_who_copies.txt")),
     ("a member who went elsewhere", include_str!("scenarios/a_member_who_went_elsewhere.txt")),

@@ -178,7 +178,7 @@ impl Members {
 
     /// Whether this member, or we, will take nothing from that one any more: has fenced it, or does not know it, as one of
     /// another mesh is not known. Who is new and has not heard of it yet is not part of a view that was agreed on.
-    fn has_fenced(&self, voter: Incarnation, absent: Incarnation) -> bool {
+    pub(super) fn has_fenced(&self, voter: Incarnation, absent: Incarnation) -> bool {
         if voter == self.me.incarnation {
             return self.members.get(&absent).is_some_and(|member| member.fenced);
         }

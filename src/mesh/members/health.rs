@@ -101,7 +101,8 @@ impl Members {
     ///
     /// Half of the members have given us up: the other half may be asleep. Or half of those who are there have, and have for
     /// so long that they would have begun anew if they were the few. Or we have given somebody up who is there and whom half
-    /// of the members have not: they go on with that one, of whom nothing may be taken here any more.
+    /// of the members, or for so long half of those who are there, have not: they go on with that one, of whom nothing may be
+    /// taken here any more.
     pub(super) fn cannot_go_on(&self, now_ns: u64) -> Option<&'static str> {
         let before = now_ns.checked_sub(SUSPECT_MS * MS)?;
         let size = self.members.len() + 1;
@@ -117,8 +118,15 @@ impl Members {
             return Some("half of the members that are there have given it up");
         }
         let is_contradicted = |m: &Member| {
-            let for_long = m.contested_ns.is_some_and(|since| since <= before) && m.echoed_ns > before;
-            m.fenced && for_long && self.votes_against(m.info.incarnation) * 2 < size
+            let contested = |by_ns: u64| m.contested_ns.is_some_and(|since| since <= by_ns);
+            let absent = m.info.incarnation;
+            // The dead do not start over.
+            let voters = self.members.values().filter(is_there).map(|voter| voter.info.incarnation);
+            let votes =
+                voters.filter(|voter| *voter != absent && self.has_fenced(*voter, absent)).count() + 1;
+            let by_few = contested(before) && self.votes_against(absent) * 2 < size
+                || contested(long_before) && votes * 2 < there;
+            m.fenced && m.echoed_ns > before && by_few
         };
         let contradicted = self.members.values().any(is_contradicted);
         contradicted.then_some("it had given up a member whom the others have not")
