@@ -8,6 +8,7 @@ use super::plan::Plan;
 use super::script::Step;
 use crate::base::clock::Now;
 use crate::base::random::Random;
+use crate::limits::UNLISTED_MS;
 use crate::mesh::time::DriverClock;
 use crate::mesh::worker::Effect;
 use crate::node::acks::Held;
@@ -237,20 +238,32 @@ impl World {
     }
 
     fn pass_time(&mut self) -> Result<(), Box<Violation>> {
-        let end_ns = (self.plan.chaos_ms + self.plan.calm_ms) * MS;
-        while let Some(Reverse((at, _, event))) = self.queue.pop() {
-            if at > end_ns {
-                break;
-            }
-            self.now_ns = self.now_ns.max(at);
-            self.step(event)?;
+        let end_ms = self.plan.chaos_ms + self.plan.calm_ms;
+        self.pass_until(end_ms * MS)?;
+        let waits = |process: &Process| {
+            let mesh = &process.node.mesh;
+            mesh.with_members(|members| members.holds_unlisted(mesh.progress()))
+        };
+        // The floor waits for those whom nobody lists.
+        if self.plan.is_long && self.processes.values().any(waits) {
+            self.fault("unlisted");
+            self.pass_until((end_ms + UNLISTED_MS + self.plan.calm_ms) * MS)?;
         }
-        self.now_ns = end_ns;
         if !self.checker.at_the_end(&self.processes, self.wall_ms(0), self.plan.is_long)? {
             self.fault("split lineage");
             return Ok(());
         }
         self.deciding.all_equal(&self.processes, self.now_ns, &mut self.faults)
+    }
+
+    fn pass_until(&mut self, end_ns: u64) -> Result<(), Box<Violation>> {
+        while self.queue.peek().is_some_and(|Reverse((at, ..))| *at <= end_ns) {
+            let Some(Reverse((at, _, event))) = self.queue.pop() else { break };
+            self.now_ns = self.now_ns.max(at);
+            self.step(event)?;
+        }
+        self.now_ns = end_ns;
+        Ok(())
     }
 
     pub(super) fn wall_ms(&self, skew_ms: i64) -> u64 {

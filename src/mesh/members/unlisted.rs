@@ -30,7 +30,7 @@ impl Members {
     }
 
     /// Something is held of somebody who may be over or not.
-    pub(super) fn holds_unlisted(&self, progress: &Progress) -> bool {
+    pub(crate) fn holds_unlisted(&self, progress: &Progress) -> bool {
         let mut origins = progress.all().into_iter().filter(|origin| self.is_unlisted(origin.incarnation));
         origins.any(|origin| !origin.vector().is_empty())
     }
