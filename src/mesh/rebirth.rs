@@ -14,6 +14,8 @@ pub(super) struct Rebirth {
     pub(super) reason: String,
     /// Give up if data has come meanwhile: only an empty node may give way.
     pub(super) only_if_empty: bool,
+    /// The lineage that it gives way to; 0: whichever is found first.
+    pub(super) towards: u128,
 }
 
 impl Mesh {
@@ -36,7 +38,7 @@ impl Mesh {
     /// As if the others had removed this lifetime.
     #[cfg(test)]
     pub(crate) fn start_over(&self) {
-        self.ask_rebirth(Rebirth { reason: "a test".to_owned(), only_if_empty: false });
+        self.ask_rebirth(Rebirth { reason: "a test".to_owned(), only_if_empty: false, towards: 0 });
     }
 
     pub(super) fn rebirth_under_way(&self) -> bool {
@@ -92,6 +94,7 @@ impl Mesh {
         *members = Members::new(me, context.now.mono_ns, random);
         members.pause_copies(failed, context.now.mono_ns);
         members.expect_others();
+        members.adopt_lineage(rebirth.towards);
         members.discovered(&seeds);
         self.progress.reset();
         // What was stamped before goes on to bind it, or a client's later write would lose against its earlier one; but

@@ -307,10 +307,12 @@ fn on_hello<S: Storage>(
             // Or the next lifetime may find an empty mesh again, and never this one.
             members.discovered(&[info.address]);
             let reason = "it is empty and was found by a mesh that is not".to_owned();
-            mesh.ask_rebirth(Rebirth { reason, only_if_empty: true });
+            mesh.ask_rebirth(Rebirth { reason, only_if_empty: true, towards: hello.lineage });
             return Err(Ending::Refuse(Reason::Leaving, "starting over".to_owned()));
         }
         Meeting::TheyYield => {
+            // To whom: or the next lifetime would as soon go back to where it comes from.
+            inbound.welcome = Some(introduction(&members, empty));
             return Err(Ending::Refuse(Reason::Yield, "start over and join".to_owned()));
         }
         Meeting::Conflict => {

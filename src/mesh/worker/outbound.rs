@@ -325,7 +325,7 @@ fn on_welcome<S: Storage>(
         Meeting::Fine => {}
         // It has seen the same and starts over.
         Meeting::TheyYield => return Err(Ending::Close),
-        Meeting::WeYield => return yield_to_them(&mesh, &mut members, out.address),
+        Meeting::WeYield => return yield_to_them(&mesh, &mut members, out.address, welcome.lineage),
         Meeting::Conflict => {
             members.met_stranger(peer, &mesh.progress);
             let lasts = members.has_mesh();
@@ -389,11 +389,16 @@ fn on_welcome<S: Storage>(
     Ok(())
 }
 
-fn yield_to_them(mesh: &Mesh, members: &mut Members, address: SocketAddr) -> Result<(), Ending> {
+fn yield_to_them(
+    mesh: &Mesh,
+    members: &mut Members,
+    address: SocketAddr,
+    towards: u128,
+) -> Result<(), Ending> {
     // The next lifetime must find them too, however this one came to know of them.
     members.discovered(&[address]);
     let reason = "it is empty and found a mesh that is not".to_owned();
-    mesh.ask_rebirth(Rebirth { reason, only_if_empty: true });
+    mesh.ask_rebirth(Rebirth { reason, only_if_empty: true, towards });
     Err(Ending::Close)
 }
 
@@ -424,10 +429,10 @@ fn on_refusal<S>(
                 members.on_refused(gone);
             }
         }
-        Reason::Yield => return yield_to_them(mesh, &mut mesh.members.lock(), out.address),
+        Reason::Yield => return yield_to_them(mesh, &mut mesh.members.lock(), out.address, 0),
         Reason::Removed => {
             let reason = format!("{} says that it was {detail}", out.address);
-            mesh.ask_rebirth(Rebirth { reason, only_if_empty: false });
+            mesh.ask_rebirth(Rebirth { reason, only_if_empty: false, towards: 0 });
         }
         Reason::Fenced => {
             if let Some(by) = out.peer() {
