@@ -18,6 +18,13 @@ pub(super) struct Rebirth {
     pub(super) towards: u128,
 }
 
+impl Rebirth {
+    /// This lifetime cannot go on, whatever it holds.
+    pub(super) fn because(reason: String) -> Rebirth {
+        Rebirth { reason, only_if_empty: false, towards: 0 }
+    }
+}
+
 impl Mesh {
     /// Asks for a rebirth; the workers carry it out.
     pub(super) fn ask_rebirth(&self, rebirth: Rebirth) {
@@ -38,7 +45,7 @@ impl Mesh {
     /// As if the others had removed this lifetime.
     #[cfg(test)]
     pub(crate) fn start_over(&self) {
-        self.ask_rebirth(Rebirth { reason: "a test".to_owned(), only_if_empty: false, towards: 0 });
+        self.ask_rebirth(Rebirth::because("a test".to_owned()));
     }
 
     pub(super) fn rebirth_under_way(&self) -> bool {

@@ -4,7 +4,7 @@
 //! nothing of a former member is missing anywhere. The floor is the least of all members' `stable`, and
 //! advances only while all of them report the same view. A view change freezes it by itself.
 
-use super::{Event, MS, Members, Rules};
+use super::{Event, MS, Member, Members, Rules};
 use crate::base::version::{Hlc, Incarnation};
 use crate::limits::{REMOVED_GOSSIP_MAX, VECTORS_MAX};
 use crate::mesh::Mutation;
@@ -178,7 +178,7 @@ impl Members {
 
     /// Whether this member, or we, will take nothing from that one any more: has fenced it, or does not know it, as one of
     /// another mesh is not known. Who is new and has not heard of it yet is not part of a view that was agreed on.
-    pub(super) fn has_fenced(&self, voter: Incarnation, absent: Incarnation) -> bool {
+    fn has_fenced(&self, voter: Incarnation, absent: Incarnation) -> bool {
         if voter == self.me.incarnation {
             return self.members.get(&absent).is_some_and(|member| member.fenced);
         }
@@ -186,9 +186,10 @@ impl Members {
         report.is_some_and(|r| r.fences.contains(&absent) || !r.members.contains(&absent))
     }
 
-    /// How many of the members have fenced this one, as far as is known.
-    pub(super) fn votes_against(&self, absent: Incarnation) -> usize {
-        let all = self.members.keys().copied().chain([self.me.incarnation]);
+    /// How many of the members that have a `vote`, and we, have fenced this one, as far as is known.
+    pub(super) fn votes_against(&self, absent: Incarnation, vote: impl Fn(&&Member) -> bool) -> usize {
+        let others = self.members.values().filter(vote).map(|member| member.info.incarnation);
+        let all = others.chain([self.me.incarnation]);
         all.filter(|voter| *voter != absent && self.has_fenced(*voter, absent)).count()
     }
 

@@ -121,11 +121,8 @@ impl Members {
             let contested = |by_ns: u64| m.contested_ns.is_some_and(|since| since <= by_ns);
             let absent = m.info.incarnation;
             // The dead do not start over.
-            let voters = self.members.values().filter(is_there).map(|voter| voter.info.incarnation);
-            let votes =
-                voters.filter(|voter| *voter != absent && self.has_fenced(*voter, absent)).count() + 1;
-            let by_few = contested(before) && self.votes_against(absent) * 2 < size
-                || contested(long_before) && votes * 2 < there;
+            let by_few = contested(before) && self.votes_against(absent, |_| true) * 2 < size
+                || contested(long_before) && self.votes_against(absent, is_there) * 2 < there;
             m.fenced && m.echoed_ns > before && by_few
         };
         let contradicted = self.members.values().any(is_contradicted);

@@ -432,7 +432,7 @@ fn on_refusal<S>(
         Reason::Yield => return yield_to_them(mesh, &mut mesh.members.lock(), out.address, 0),
         Reason::Removed => {
             let reason = format!("{} says that it was {detail}", out.address);
-            mesh.ask_rebirth(Rebirth { reason, only_if_empty: false, towards: 0 });
+            mesh.ask_rebirth(Rebirth::because(reason));
         }
         Reason::Fenced => {
             if let Some(by) = out.peer() {

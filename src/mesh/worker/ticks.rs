@@ -134,7 +134,7 @@ impl Worker {
         if members.phase() == Phase::Joining && ahead_ms > STAMP_AHEAD_MS {
             // The others would refuse its marks until their clocks have come so far.
             let reason = "its clock was ahead, and went back".to_owned();
-            return mesh.ask_rebirth(Rebirth { reason, only_if_empty: false, towards: 0 });
+            return mesh.ask_rebirth(Rebirth::because(reason));
         }
         members.tick(&mesh.progress, own_closed, rules, now_ns);
         mesh.judge_clock(&members);
@@ -174,7 +174,7 @@ impl Worker {
             match event {
                 Event::Note { is_warning, text } => mesh.note(is_warning, text),
                 Event::Rebirth { reason } => {
-                    mesh.ask_rebirth(Rebirth { reason: reason.to_owned(), only_if_empty: false, towards: 0 });
+                    mesh.ask_rebirth(Rebirth::because(reason.to_owned()));
                 }
             }
         }
