@@ -100,16 +100,16 @@ impl Members {
         for incarnation in beat.strangers {
             self.met_stranger(incarnation, progress);
         }
-        // Of those who were gone before we came: until everybody holds the same, we are part of everybody.
+        // Of those who were gone before we came: until everybody holds the same, we are part of everybody. And of whom they have
+        // settled without us, no floor being past it, we need what they hold; a copy brings that by itself.
         let is_open = |origin: &Incarnation| {
             let report = self.members.get(&from).and_then(|member| member.report.as_ref());
-            report.is_some_and(|report| !report.settled.contains(origin))
+            report.is_some_and(|report| self.loaded || !report.settled.contains(origin))
+                && self.removed.contains(origin)
                 && !self.settled.contains_key(origin)
         };
         for (origin, workers, _) in named.iter().filter(|(origin, ..)| is_open(origin)) {
-            if self.removed.contains(origin) {
-                progress.ensure(*origin, *workers).end();
-            }
+            progress.ensure(*origin, *workers).end();
         }
         for (info, _) in beat.members {
             if info.incarnation == from {
