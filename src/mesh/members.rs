@@ -181,6 +181,11 @@ impl Members {
         self.members.values()
     }
 
+    /// What the other members have last said, of those who were heard.
+    fn reports(&self) -> impl Iterator<Item = &Report> {
+        self.members.values().filter_map(|member| member.report.as_ref())
+    }
+
     /// Whether a write of somebody who has gone is held by all. Of those who went before this node came, what they all hold
     /// came with the copy, and what had been lost is not known any more.
     pub(super) fn settled_holds(&self, gone: Incarnation, worker: usize, seq: u64) -> Option<bool> {
@@ -268,7 +273,7 @@ impl Members {
         if self.strangers.insert(incarnation) && self.strangers.len() > MEMBERS_MAX {
             self.strangers.pop_first();
         }
-        self.disown(incarnation, progress);
+        self.dirty |= self.members.remove(&incarnation).is_some();
         if !self.removed.contains(&incarnation) {
             progress.forget(incarnation);
         }

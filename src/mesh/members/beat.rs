@@ -7,7 +7,6 @@ use crate::limits::BEAT_MS;
 use crate::mesh::progress::Progress;
 use crate::mesh::view::Health;
 use crate::peer::frame::{Beat, OriginVector, Phase};
-use std::collections::BTreeMap;
 
 impl Members {
     /// The next beat is due so long after the last one, in nanoseconds.
@@ -44,9 +43,8 @@ impl Members {
     /// Those whom somebody takes for a member who has not met them since they have found their mesh, and who perhaps never
     /// will: they may be dead.
     fn strangers_to_tell(&self) -> Vec<Incarnation> {
-        let reports = || self.members.values().filter_map(|member| member.report.as_ref());
         let is_named =
-            |stranger: &&Incarnation| reports().any(|report| report.vectors.contains_key(stranger));
+            |stranger: &&Incarnation| self.reports().any(|report| report.vectors.contains_key(stranger));
         self.strangers.iter().filter(is_named).copied().collect()
     }
 
@@ -73,22 +71,18 @@ impl Members {
             return self.remove(from, progress, now_ns);
         }
         let Some(member) = self.members.get_mut(&from) else { return };
-        let fences = beat.members.iter().filter(|(_, fenced)| *fenced).map(|(m, _)| m.incarnation).collect();
         let before = (member.phase(), member.health);
-        let settled = beat.vectors.iter().filter(|v| v.is_settled()).map(|v| v.origin).collect();
-        let vectors: BTreeMap<_, _> = beat.vectors.into_iter().map(|v| (v.origin, v)).collect();
-        let named: Vec<(Incarnation, usize, bool)> =
-            vectors.iter().map(|(origin, v)| (*origin, v.workers.len(), v.is_empty())).collect();
-        member.report = Some(Report {
+        let fences = beat.members.iter().filter(|(_, fenced)| *fenced).map(|(m, _)| m.incarnation).collect();
+        let report = Report {
             phase: beat.phase,
             view_hash: beat.view_hash,
             stable: beat.stable,
             floor: beat.floor,
-            vectors,
             members: beat.members.iter().map(|(info, _)| info.incarnation).collect(),
             fences,
-            settled,
-        });
+            settled: beat.vectors.iter().filter(|v| v.is_settled()).map(|v| v.origin).collect(),
+            vectors: beat.vectors.into_iter().map(|v| (v.origin, v)).collect(),
+        };
         // That somebody is down is for the tick to find: it takes note of when.
         if health != Health::Down {
             member.health = health;
@@ -103,13 +97,12 @@ impl Members {
         // Of those who were gone before we came: until everybody holds the same, we are part of everybody. And of whom they have
         // settled without us, no floor being past it, we need what they hold; a copy brings that by itself.
         let is_open = |origin: &Incarnation| {
-            let report = self.members.get(&from).and_then(|member| member.report.as_ref());
-            report.is_some_and(|report| self.loaded || !report.settled.contains(origin))
-                && self.removed.contains(origin)
+            self.removed.contains(origin)
                 && !self.settled.contains_key(origin)
+                && (self.loaded || !report.settled.contains(origin))
         };
-        for (origin, workers, _) in named.iter().filter(|(origin, ..)| is_open(origin)) {
-            progress.ensure(*origin, *workers).end();
+        for (origin, vector) in report.vectors.iter().filter(|(origin, _)| is_open(origin)) {
+            progress.ensure(*origin, vector.workers.len()).end();
         }
         for (info, _) in beat.members {
             if info.incarnation == from {
@@ -119,13 +112,15 @@ impl Members {
             // Once more: its name may be free now.
             let _ = self.add(&info, progress, true, now_ns);
         }
-        for (origin, workers, is_empty) in named {
-            let report = self.members.get(&from).and_then(|member| member.report.as_ref());
+        for (origin, vector) in &report.vectors {
             // Of whom it has let in anything may come with a pull.
-            let is_listed = report.is_some_and(|report| report.members.contains(&origin));
-            if (is_listed || !is_empty) && self.is_unlisted(origin) {
-                progress.ensure(origin, workers);
+            let may_come = report.members.contains(origin) || !vector.is_empty();
+            if may_come && self.is_unlisted(*origin) {
+                progress.ensure(*origin, vector.workers.len());
             }
+        }
+        if let Some(member) = self.members.get_mut(&from) {
+            member.report = Some(report);
         }
     }
 }

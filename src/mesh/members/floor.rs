@@ -24,8 +24,7 @@ impl Members {
     /// anything that this node, or the one that it was copied from, ever said was made without it: what was
     /// removed below it may be here still, and its tombstone collected.
     pub(super) fn is_left_behind(&self, rules: Rules) -> bool {
-        let reports = self.members.values().filter_map(|member| member.report.as_ref());
-        let highest = reports.map(|report| report.floor).max().unwrap_or(Hlc::ZERO);
+        let highest = self.reports().map(|report| report.floor).max().unwrap_or(Hlc::ZERO);
         let stays = rules.mutation == Mutation::LeftBehindStays;
         self.loaded && !stays && highest > self.greatest_stable
     }
@@ -44,12 +43,13 @@ impl Members {
     /// Who has no copy yet knows nothing of those who went before: it settles nothing, and is not asked.
     pub(super) fn reconcile(&mut self, progress: &Progress, rules: Rules) {
         let hash = self.view_hash();
-        self.asked_settled.clear();
-        for report in self.members.values().filter_map(|member| member.report.as_ref()) {
+        let mut asked_settled = BTreeSet::new();
+        for report in self.reports() {
             let open = report.vectors.keys().filter(|origin| !report.settled.contains(origin));
             let asked = open.filter(|origin| self.settled.contains_key(origin));
-            self.asked_settled.extend(asked.take(ASKED_MAX));
+            asked_settled.extend(asked.take(ASKED_MAX));
         }
+        self.asked_settled = asked_settled;
         for origin in progress.all() {
             let gone = origin.incarnation;
             if !self.loaded || self.members.contains_key(&gone) || !self.removed.contains(&gone) {
@@ -65,8 +65,7 @@ impl Members {
                         report.view_hash == hash && theirs.is_some_and(|theirs| theirs.is_same(&ours))
                     })
                 });
-                let told = self.members.values().filter_map(|member| member.report.as_ref());
-                let told = told.filter(|report| report.settled.contains(&gone));
+                let told = self.reports().filter(|report| report.settled.contains(&gone));
                 let told: Vec<&OriginVector> = told.filter_map(|report| report.vectors.get(&gone)).collect();
                 if told.iter().any(|theirs| ours.is_ahead(theirs)) {
                     self.events.push(Event::Rebirth { reason: SETTLED_WITHOUT });
@@ -122,12 +121,11 @@ impl Members {
     /// not, the oldest first, and then the latest. Whoever was away while more ended than a beat can name learns of them
     /// by and by.
     pub(super) fn removed_to_tell(&self, progress: &Progress) -> Vec<Incarnation> {
-        let reports = || self.members.values().filter_map(|member| member.report.as_ref());
-        let named = reports().flat_map(|report| {
+        let named = self.reports().flat_map(|report| {
             report.vectors.keys().filter(|origin| !report.settled.contains(origin)).copied()
         });
         let open = progress.all().into_iter().filter(|origin| !origin.is_settled()).map(|o| o.incarnation);
-        let open = open.filter(|origin| reports().any(|report| !report.vectors.contains_key(origin)));
+        let open = open.filter(|origin| self.reports().any(|report| !report.vectors.contains_key(origin)));
         let told: BTreeSet<_> = named.chain(open).filter(|origin| self.removed.contains(origin)).collect();
         let mut told: Vec<_> = told.into_iter().take(REMOVED_GOSSIP_MAX / 2).collect();
         let latest = self.removed_order.iter().rev().filter(|origin| !told.contains(origin));
@@ -156,8 +154,7 @@ impl Members {
         let stable = self.members.keys().map(closed).min().unwrap_or(own_closed).min(own_closed);
         self.stable = stable;
         self.promise(stable);
-        let hash = self.view_hash();
-        let agreed = self.members.values().all(|m| m.report.as_ref().is_some_and(|r| r.view_hash == hash));
+        let agreed = self.is_agreed();
         if agreed {
             self.agreed = self.members.keys().copied().chain([self.me.incarnation]).collect();
         }
