@@ -8,7 +8,8 @@
 //! - `set H KEY VALUE [W]`, `rm H KEY [W]`, `clear H [W]`: answered 200 unless ` -> STATUS` says otherwise;
 //! - `plant H KEY VALUE`, `bury H KEY`: what no node would do, to its store alone, as if it had been long ago;
 //! - `get H KEY -> VALUE`, or `-> missing`, or `-> 503`; `tombstones H -> COUNT`; `waiting H -> COUNT`, answers that
-//!   wait for other nodes; `quiet H -> COUNT`, workers that sleep until the next mark or beat.
+//!   wait for other nodes; `quiet H -> COUNT`, workers that sleep until the next mark or beat; `pulls H -> COMPLETE ABANDONED`
+//!   since the process was started.
 //!
 //! Values are used once. The rules of the checker hold throughout, and at the end of the script, after it has
 //! had time to heal, those for the end.
@@ -19,6 +20,7 @@ use super::plan::Plan;
 use super::world::{Event, MS, World};
 use crate::mesh::{Mutation, Portions};
 use crate::store::Storage;
+use std::sync::atomic::Ordering;
 
 /// One line.
 #[derive(Clone, Debug)]
@@ -168,6 +170,15 @@ impl World {
                 let quiet = engines.iter().filter(|engine| engine.mesh.is_quiet()).count();
                 if Some(quiet.to_string().as_str()) != expected {
                     return Err(wrong(&quiet.to_string()));
+                }
+            }
+            "pulls" => {
+                let counters = &self.processes[&serial].node.mesh.counters;
+                let counts = [&counters.pulls_complete, &counters.pulls_abandoned];
+                let [complete, abandoned] = counts.map(|count| count.load(Ordering::Relaxed));
+                let pulls = format!("{complete} {abandoned}");
+                if Some(pulls.as_str()) != expected {
+                    return Err(wrong(&pulls));
                 }
             }
             "waiting" => {

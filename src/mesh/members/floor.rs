@@ -108,12 +108,14 @@ impl Members {
             is_told && gone <= REMOVED_GOSSIP_MAX - 2
         });
         // What was settled is told on until a floor has passed it, for those who are met before that and were no part of it.
-        let retired = self.retired.iter().map(|(origin, _)| *origin);
-        let settled: BTreeSet<_> = self.asked_settled.iter().copied().chain(retired).collect();
-        let settled = settled.into_iter().filter(|origin| progress.get(*origin).is_none());
+        let retired = self.retired.iter().map(|(origin, _)| origin);
+        let retired = retired.filter(|origin| !self.asked_settled.contains(origin));
+        // First those that somebody waits for.
+        let settled = self.asked_settled.iter().chain(retired);
+        let settled = settled.filter(|origin| progress.get(**origin).is_none());
         // The sender's own comes to it.
         let room = (VECTORS_MAX - 1).saturating_sub(vectors.len());
-        vectors.extend(settled.filter_map(|origin| self.settled.get(&origin).cloned()).take(room));
+        vectors.extend(settled.filter_map(|origin| self.settled.get(origin).cloned()).take(room));
         vectors
     }
 

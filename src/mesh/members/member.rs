@@ -25,8 +25,10 @@ pub struct Report {
 impl Report {
     /// The list of those who have gone was too long to hold this one.
     pub(super) fn is_cut_before(&self, gone: Incarnation) -> bool {
-        self.vectors.len() >= REMOVED_GOSSIP_MAX - 2
-            && self.vectors.keys().next_back().is_some_and(|last| *last < gone)
+        let named = self.vectors.keys().filter(|origin| !self.members.contains(origin));
+        // The answers about those who are settled come after the list.
+        let last = named.clone().rev().find(|origin| !self.settled.contains(origin));
+        named.count() >= REMOVED_GOSSIP_MAX - 2 && last.is_none_or(|last| *last < gone)
     }
 }
 

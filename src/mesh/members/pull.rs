@@ -158,12 +158,13 @@ impl Members {
     }
 
     /// The donor's records are all here: what it held is held. False if they are of no use after all. `grown`: of whom it
-    /// may have sent more than it said to hold when it began.
+    /// may have sent more than it said to hold when it began. `latest`: all that came is stamped before this.
     pub(in crate::mesh) fn finish_pull(
         &mut self,
         begin: &PullBegin,
         grown: &[Incarnation],
         progress: &Progress,
+        latest: Hlc,
         mutation: Mutation,
     ) -> bool {
         // Not if it has changed sides, or we have.
@@ -177,8 +178,10 @@ impl Members {
         let me = self.me.incarnation;
         for vector in begin.vectors.iter().filter(is_covered).filter(|vector| vector.origin != me) {
             if vector.is_settled() && progress.get(vector.origin).is_none() {
-                // Everybody holds the same of it, the donor included, and so do we now.
-                self.settled.insert(vector.origin, vector.clone());
+                // Everybody holds the same of it, the donor included, and so do we now. No floor may have passed it yet.
+                if self.settled.insert(vector.origin, vector.clone()).is_none() {
+                    self.retired.push((vector.origin, latest));
+                }
                 continue;
             }
             progress.merge(vector);

@@ -21,11 +21,12 @@ use std::collections::BTreeMap;
 pub(super) type Unlisted = BTreeMap<Incarnation, u64>;
 
 impl Members {
-    /// No member, nor removed, nor known to be of another mesh.
+    /// No member, nor removed or settled, nor known to be of another mesh.
     pub(super) fn is_unlisted(&self, writer: Incarnation) -> bool {
         writer != self.me.incarnation
             && !self.members.contains_key(&writer)
             && !self.removed.contains(&writer)
+            && !self.settled.contains_key(&writer)
             && !self.strangers.contains(&writer)
     }
 

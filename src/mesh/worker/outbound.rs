@@ -284,7 +284,8 @@ fn finish<S>(
         return members.fail_pull(false, &mesh.progress, context.now.mono_ns);
     };
     context.clock.observe(begin.stable.max(begin.floor));
-    let is_complete = members.finish_pull(&begin, grown, &mesh.progress, mesh.config.mutation);
+    let latest = context.clock.latest().next();
+    let is_complete = members.finish_pull(&begin, grown, &mesh.progress, latest, mesh.config.mutation);
     if !is_complete {
         members.fail_pull(true, &mesh.progress, context.now.mono_ns);
     }
