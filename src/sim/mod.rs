@@ -64,7 +64,7 @@ pub fn run(seed: u64, mutation: Mutation, trace: bool) -> Result<Outcome, Box<Vi
 }
 
 /// The named scenarios: what each is called, and its script.
-pub const SCENARIOS: [(&str, &str); 60] = [
+pub const SCENARIOS: [(&str, &str); 61] = [
     ("pulled from one who starts over", include_str!("scenarios/pulled_from_one_who_starts_over.txt")),
     ("no yielding to who holds nothing", include_str!("scenarios/no_yielding_to_who_holds_nothing.txt")),
     ("sleep while nothing happens", include_str!("scenarios/sleep_while_nothing_happens.txt")),
@@ -90,6 +90,7 @@ pub const SCENARIOS: [(&str, &str); 60] = [
     ("a namesake that one member knew", include_str!("scenarios/a_namesake_that_one_member_knew.txt")),
     ("a namesake that lives", include_str!("scenarios/a_namesake_that_lives.txt")),
     ("copied once", include_str!("scenarios/copied_once.txt")),
+    ("a pull that has to wait", include_str!("scenarios/a_pull_that_has_to_wait.txt")),
     ("a namesake met by one who copied", include_str!("scenarios/a_namesake_met_by_one_who_copied.txt")),
     ("a namesake that left", include_str!("scenarios/a_namesake_that_left.txt")),
     ("a namesake that is forgotten", include_str!("scenarios/a_namesake_that_is_forgotten.txt")),

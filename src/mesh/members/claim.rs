@@ -95,6 +95,9 @@ impl Members {
                 is_known &= report.is_some_and(|report| report.view_hash == hash);
             }
         }
+        if is_known && self.claim.open > Hlc::ZERO {
+            self.pull_at_once();
+        }
         self.claim.open = if is_known { Hlc::ZERO } else { upto };
     }
 }

@@ -17,6 +17,8 @@ use std::collections::BTreeSet;
 
 /// A failed pull is not repeated before this, in milliseconds.
 const RETRY_MS: u64 = 300;
+/// What breaks one off after it has begun may last for as long as a member is down: the pause is doubled so many times.
+const RETRIES_DOUBLED: u32 = 4;
 /// The longest pause before another copy after several that came to nothing, in milliseconds.
 const COPY_PAUSE_MS_MAX: u64 = 60_000;
 
@@ -45,6 +47,8 @@ pub(in crate::mesh) struct State {
     /// The number for what the current one brings beyond what is counted.
     surplus: u64,
     not_before_ns: u64,
+    /// So many in a row have broken off after they had begun.
+    broken_off: u32,
     failed_copies: u32,
 }
 
@@ -195,6 +199,7 @@ impl Members {
             let is_whole = origin.incarnation != plan.donor && !grown.contains(&origin.incarnation);
             is_whole && named.is_some_and(|theirs| !theirs.is_ahead(&origin.vector()))
         });
+        self.pull.broken_off = 0;
         if plan.covered.is_none() {
             self.loaded = true;
             self.pull.failed_copies = 0;
@@ -213,11 +218,19 @@ impl Members {
             return;
         }
         progress.end_pull(self.pull.surplus, |_| false);
-        self.pull.not_before_ns = now_ns + RETRY_MS * MS;
+        self.pull.broken_off += u32::from(has_begun);
+        let pause_ms = RETRY_MS << self.pull.broken_off.saturating_sub(1).min(RETRIES_DOUBLED);
+        self.pull.not_before_ns = now_ns + pause_ms * MS;
         if has_begun && !self.loaded {
             self.pull.failed_copies += 1;
             self.events.push(Event::Rebirth { reason: "the copy that it was making has come to nothing" });
         }
+    }
+
+    /// What a pull may have broken off for is over.
+    pub(super) fn pull_at_once(&mut self) {
+        self.pull.broken_off = 0;
+        self.pull.not_before_ns = 0;
     }
 
     /// Copies that came to nothing, this lifetime's and those before.
