@@ -38,8 +38,14 @@ pub(super) fn violation(rule: &'static str, text: String) -> Box<Violation> {
     Box::new(Violation { rule, text, seed: 0, trace: String::new() })
 }
 
-/// By lineage and key: the greatest stamp that was held, when that record expires, and who held it.
-type Joined = BTreeMap<(u128, String), (Stamp, u64, Incarnation)>;
+/// What was there when a process started.
+#[derive(Debug, Default)]
+struct Joined {
+    /// By lineage and key: the greatest stamp that was held, when that record expires, and who held it.
+    held: BTreeMap<(u128, String), (Stamp, u64, Incarnation)>,
+    /// Those who held it, ready and alive to one another.
+    by: Vec<Incarnation>,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -78,7 +84,7 @@ impl Checker {
     }
 
     pub(super) fn started(&mut self, process: &Process, others: &BTreeMap<usize, Process>, is_cut: bool) {
-        let mut held = Joined::new();
+        let mut joined = Joined::default();
         let ready = || others.values().filter(|other| other.node.state() == State::Ready);
         // Members that some other does not see as alive count as unreachable.
         let seen_by_all = |other: &&Process| {
@@ -89,15 +95,16 @@ impl Checker {
         };
         for other in ready().filter(seen_by_all) {
             let lineage = lineage(other);
+            joined.by.push(me(other));
             // A tombstone may be collected meanwhile.
             let records = Dump::of(&other.node).records.into_iter();
             for (key, record) in records.filter(|(_, record)| record.value.is_some()) {
-                let known = held.entry((lineage, key)).or_insert((NEVER, 0, me(other)));
+                let known = joined.held.entry((lineage, key)).or_insert((NEVER, 0, me(other)));
                 *known = (*known).max((record.stamp, record.expires_at_ms, me(other)));
             }
         }
         if !is_cut {
-            self.joins.insert(process.serial, held);
+            self.joins.insert(process.serial, joined);
         }
     }
 
@@ -341,10 +348,16 @@ impl Checker {
         let lasting = |expires_at_ms: u64| lasts(expires_at_ms, now_ms);
         // Whose lifetime was found to be over since has started over, and drops what it alone held.
         let lives = |holder: &Incarnation| processes.values().any(|process| me(process) == *holder);
-        let joined = joined.iter().filter(|((lineage, _), (_, expires, holder))| {
-            *lineage == own && lasting(*expires) && lives(holder)
+        // They were another part of the mesh if this one has given up somebody of them who lives and has not heard of it (seed
+        // 57030325: that part was ready, and nobody of this one was yet).
+        let is_given_up = |other: &Incarnation| {
+            lives(other) && process.node.mesh.with_members(|members| members.is_removed(*other))
+        };
+        let is_other_part = joined.by.iter().any(is_given_up);
+        let held = joined.held.iter().filter(|((lineage, _), (_, expires, holder))| {
+            !is_other_part && *lineage == own && lasting(*expires) && lives(holder)
         });
-        for ((_, key), (stamp, _, _)) in joined {
+        for ((_, key), (stamp, _, _)) in held {
             let removed = |write: &Write| {
                 write.value.is_none() && write.stamp >= *stamp && write.key.as_ref().is_none_or(|k| k == key)
             };
