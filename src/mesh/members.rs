@@ -273,7 +273,7 @@ impl Members {
         if self.strangers.insert(incarnation) && self.strangers.len() > MEMBERS_MAX {
             self.strangers.pop_first();
         }
-        self.dirty |= self.members.remove(&incarnation).is_some();
+        self.disown(incarnation, progress);
         if !self.removed.contains(&incarnation) {
             progress.forget(incarnation);
         }

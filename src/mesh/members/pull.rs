@@ -17,10 +17,16 @@ use std::collections::BTreeSet;
 
 /// A failed pull is not repeated before this, in milliseconds.
 const RETRY_MS: u64 = 300;
-/// What breaks one off after it has begun may last for as long as a member is down: the pause is doubled so many times.
-const RETRIES_DOUBLED: u32 = 4;
+/// The longest pause before another pull after several that broke off when they had begun, in milliseconds: what they broke
+/// off for may last for as long as a member is down.
+const PULL_PAUSE_MS_MAX: u64 = 4_800;
 /// The longest pause before another copy after several that came to nothing, in milliseconds.
 const COPY_PAUSE_MS_MAX: u64 = 60_000;
+
+/// The pause before the next try, twice as long with each of the failed ones.
+fn pause_ms(failed: u32, most_ms: u64) -> u64 {
+    (RETRY_MS << failed.min(16)).min(most_ms)
+}
 
 /// A pull to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,7 +225,7 @@ impl Members {
         }
         progress.end_pull(self.pull.surplus, |_| false);
         self.pull.broken_off += u32::from(has_begun);
-        let pause_ms = RETRY_MS << self.pull.broken_off.saturating_sub(1).min(RETRIES_DOUBLED);
+        let pause_ms = pause_ms(self.pull.broken_off.saturating_sub(1), PULL_PAUSE_MS_MAX);
         self.pull.not_before_ns = now_ns + pause_ms * MS;
         if has_begun && !self.loaded {
             self.pull.failed_copies += 1;
@@ -243,8 +249,7 @@ impl Members {
     pub(in crate::mesh) fn pause_copies(&mut self, failed: u32, now_ns: u64) {
         self.pull.failed_copies = failed;
         if failed > 1 {
-            let pause_ms = (RETRY_MS << failed.min(16)).min(COPY_PAUSE_MS_MAX);
-            self.pull.not_before_ns = now_ns + pause_ms * MS;
+            self.pull.not_before_ns = now_ns + pause_ms(failed, COPY_PAUSE_MS_MAX) * MS;
         }
     }
 
