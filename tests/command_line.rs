@@ -170,6 +170,37 @@ fn the_examples_of_the_help_keep_their_columns() {
 }
 
 #[test]
+fn the_readme_names_every_flag_and_variable() {
+    let readme = include_str!("../README.md");
+    let mut named = 0;
+    for line in printed(&["serve", "--help"], &[]).lines().map(str::trim) {
+        let flags = line.split([' ', ',']).take_while(|word| word.starts_with('-'));
+        let flags = flags.filter(|word| word.starts_with("--") && *word != "--help");
+        let variables = line.strip_prefix("[env: ").and_then(|rest| rest.split(']').next());
+        for name in flags.chain(variables.into_iter().flat_map(|names| names.split(", "))) {
+            let found = ["`", " "].iter().any(|end| readme.contains(&format!("`{name}{end}")));
+            assert!(found, "README.md does not name {name}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named} names: the help is not read as it is written");
+}
+
+#[test]
+fn the_readmes_tables_have_whole_rows() {
+    let mut cells = None;
+    for line in include_str!("../README.md").lines() {
+        if !line.starts_with('|') {
+            cells = None;
+            continue;
+        }
+        // A bar in code is escaped.
+        let here = line.replace("\\|", "").matches('|').count();
+        assert!(line.ends_with('|') && here == *cells.get_or_insert(here), "{line}");
+    }
+}
+
+#[test]
 fn the_man_page_renders() {
     let page = printed(&["man"], &[]);
     assert!(page.contains(".TH"));
