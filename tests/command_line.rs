@@ -174,7 +174,9 @@ fn the_readme_names_every_flag_and_variable() {
     let readme = include_str!("../README.md");
     let mut named = 0;
     for line in printed(&["serve", "--help"], &[]).lines().map(str::trim) {
-        let flags = line.split([' ', ',']).take_while(|word| word.starts_with('-'));
+        // `-p, --port <PORT>`
+        let flags = line.split_whitespace().take_while(|word| word.starts_with('-'));
+        let flags = flags.map(|word| word.trim_end_matches(','));
         let flags = flags.filter(|word| word.starts_with("--") && *word != "--help");
         let variables = line.strip_prefix("[env: ").and_then(|rest| rest.split(']').next());
         for name in flags.chain(variables.into_iter().flat_map(|names| names.split(", "))) {
